@@ -1,0 +1,262 @@
+"""One step of an authorization: ``(authorization, event, now) -> authorization``. Pure.
+
+The machine says which state follows; this says what else changes, and when the next step is due. Everything that
+a flow does can be read and tested here, without a loop, a store or a server.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any
+
+from kimiflow import events
+from kimiflow.machine import next_state
+from kimiflow.model import Authorization, State, Transition
+from kimiflow.secret import Secret
+
+if TYPE_CHECKING:
+    from kimiflow.events import Event
+    from kimiflow.model import DeviceAuthorization, TokenSet
+    from kimiflow.pacing import Pacing
+
+__all__ = ["IMPORTED", "INTERRUPTED", "OUT_OF_TIME", "adopt", "advance", "begin", "is_overdue", "local_event"]
+
+Open = Authorization[Secret]
+
+OUT_OF_TIME = events.ExpiredToken("nobody approved it in time")
+
+_LAST_POLL_WITHIN = 300.0
+"""Seconds after our deadline in which a server that does not answer is still asked."""
+
+INTERRUPTED = "interrupted"
+"""The error of a refresh whose worker vanished: the request may have reached the server."""
+
+
+IMPORTED = "imported"
+"""The history's word for an authorization that began elsewhere and was taken over with its tokens."""
+
+
+def begin(authorization_id: str, account_id: str, now: float) -> tuple[Open, Transition]:
+    """A new authorization, ``requested`` and due at once, and the first row of its history."""
+    authorization: Open = Authorization(
+        id=authorization_id,
+        account_id=account_id,
+        state=State.REQUESTED,
+        created_at=now,
+        updated_at=now,
+        next_attempt_at=now,
+        not_before=None,
+        attempts=0,
+        error=None,
+        error_description=None,
+        interval=None,
+        user_code=None,
+        verification_uri=None,
+        verification_uri_complete=None,
+        code_expires_at=None,
+        token_type=None,
+        scope=None,
+        token_expires_at=None,
+        token_version=0,
+        device_code=None,
+        access_token=None,
+        refresh_token=None,
+    )
+    return authorization, Transition(now, None, State.REQUESTED, events.LoginRequested.name)
+
+
+def adopt(
+    authorization_id: str, account_id: str, tokens: TokenSet, now: float, detail: str | None = None
+) -> tuple[Open, Transition]:
+    """An authorization that was granted elsewhere, due for a refresh at once, and the first row of its history.
+
+    The refresh shows whether the tokens are still good, and rotates them away from whoever had them before.
+    """
+    fresh, _ = begin(authorization_id, account_id, now)
+    authorization = replace(
+        fresh,
+        state=State.GRANTED,
+        token_type=tokens.token_type or "Bearer",
+        scope=tokens.scope,
+        token_expires_at=now + tokens.expires_in,
+        token_version=1,
+        access_token=tokens.access_token,
+        refresh_token=tokens.refresh_token,
+    )
+    return authorization, Transition(now, None, State.GRANTED, IMPORTED, detail)
+
+
+def is_overdue(authorization: Authorization[Any], now: float) -> bool:
+    """Whether our own deadline for an approval has passed."""
+    return authorization.code_expires_at is not None and now >= authorization.code_expires_at
+
+
+def local_event(authorization: Open, now: float) -> Event | None:
+    """What the clock alone says about an authorization that is due; ``None`` where the server must be asked."""
+    match authorization.state:
+        case State.PENDING | State.SLOW_DOWN if is_overdue(authorization, now):
+            # One last poll asks whether somebody approved while nobody polled; it is not waited for long.
+            waits = authorization.not_before is not None and authorization.not_before > now
+            if waits or now >= (authorization.code_expires_at or now) + _LAST_POLL_WITHIN:
+                return OUT_OF_TIME
+        case State.REFRESHING if authorization.refresh_token is None:
+            return events.InvalidGrant("no_refresh_token", "the server issued no refresh token")
+        case State.GRANTED:
+            return events.RefreshDue()
+        case _:
+            pass
+    return None
+
+
+@dataclass(frozen=True, slots=True)
+class _Step:
+    """What every kind of step needs to know."""
+
+    before: Open
+    state: State
+    now: float
+    pacing: Pacing
+    spread: float
+
+    def polled(self, interval: float, wait: float | None) -> Open:
+        at = max(self.pacing.next_poll(self.now, interval, self.spread), self.now + (wait or 0.0))
+        return self._cleared(interval=interval, next_attempt_at=at)
+
+    def failed(self, event: events.AttemptFailed) -> Open:
+        attempts = self.before.attempts + 1
+        # An interrupted attempt has already waited for its worker's whole lease.
+        wait = 0.0 if event.error == INTERRUPTED else self.pacing.backoff(attempts, self.spread)
+        # RFC 8628 §3.5: after a time-out polls come less often than before, not just as often.
+        wait = max(wait + (self.before.interval or 0.0), event.retry_after or 0.0)
+        return replace(
+            self.before,
+            state=self.state,
+            updated_at=self.now,
+            next_attempt_at=self._within_deadline(self.now + wait),
+            not_before=self.now + event.retry_after if event.retry_after else None,
+            attempts=attempts,
+            error=event.error,
+            error_description=event.description,
+        )
+
+    def code_issued(self, issued: DeviceAuthorization) -> Open:
+        interval = self.pacing.first_interval(issued.interval)
+        deadline = self.pacing.code_deadline(self.now, issued.expires_in)
+        return self._cleared(
+            next_attempt_at=min(self.pacing.next_poll(self.now, interval, self.spread), deadline),
+            interval=interval,
+            user_code=issued.user_code,
+            verification_uri=issued.verification_uri,
+            verification_uri_complete=issued.verification_uri_complete,
+            code_expires_at=deadline,
+            device_code=issued.device_code,
+            token_version=self.before.token_version + 1,
+        )
+
+    def tokens_issued(self, tokens: TokenSet) -> Open:
+        before, expires_at = self.before, self.now + tokens.expires_in
+        refresh_token = tokens.refresh_token or before.refresh_token
+        return self._cleared(
+            # Without a refresh token there is nothing to do until the access token ends.
+            next_attempt_at=expires_at
+            if refresh_token is None
+            else self.pacing.refresh_at(self.now, expires_at, self.spread),
+            interval=None,
+            # The user code stays: it tells which sign-in this grant came from.
+            verification_uri=None,
+            verification_uri_complete=None,
+            code_expires_at=None,
+            device_code=None,
+            access_token=tokens.access_token,
+            refresh_token=refresh_token,
+            token_type=tokens.token_type or before.token_type or "Bearer",
+            scope=tokens.scope or before.scope,
+            token_expires_at=expires_at,
+            token_version=before.token_version + 1,
+        )
+
+    def refreshing(self) -> Open:
+        # Due again at once: should this worker vanish, only its lease stands between the row and the next one.
+        return self._cleared(next_attempt_at=self.now)
+
+    def settled(self, error: str, description: str | None) -> Open:
+        return self._cleared(
+            next_attempt_at=None,
+            error=error,
+            error_description=description,
+            device_code=None,
+            access_token=None,
+            refresh_token=None,
+        )
+
+    def renewed(self) -> Open:
+        fresh, _ = begin(self.before.id, self.before.account_id, self.now)
+        return replace(fresh, created_at=self.before.created_at, token_version=self.before.token_version + 1)
+
+    def _within_deadline(self, at: float) -> float:
+        """``at``, or as soon after our deadline as the interval allows: what is long past it is given up, not put off."""
+        deadline = self.before.code_expires_at
+        return at if deadline is None else min(at, max(deadline, self.now + (self.before.interval or 0.0)))
+
+    def _cleared(self, **changes: Any) -> Open:  # noqa: ANN401 - the fields of an authorization
+        """The authorization in its new state, with the failures before forgotten."""
+        values = {"not_before": None, "attempts": 0, "error": None, "error_description": None, **changes}
+        return replace(self.before, state=self.state, updated_at=self.now, **values)
+
+
+def advance(authorization: Open, event: Event, now: float, *, pacing: Pacing, spread: float) -> tuple[Open, Transition]:
+    """The authorization after ``event``, and the row of history that goes with it.
+
+    ``spread`` in [0, 1) is the jitter that the caller drew.
+
+    :raises IllegalTransition: where the machine has no such step.
+    """
+    if isinstance(event, events.AuthorizationPending | events.SlowDown) and is_overdue(authorization, now):
+        event = OUT_OF_TIME  # that was the last poll
+    state = next_state(authorization.state, event.name)
+    step = _Step(authorization, state, now, pacing, spread)
+    after, detail = _taken(step, event)
+    return after, Transition(now, authorization.state, state, event.name, detail)
+
+
+def _taken(step: _Step, event: Event) -> tuple[Open, str | None]:
+    before = step.before
+    match event:
+        case events.AuthorizationPending(retry_after=wait):
+            return step.polled(before.interval or step.pacing.first_interval(None), wait), None
+        case events.SlowDown(interval=sent, retry_after=wait):
+            interval = step.pacing.slower_interval(before.interval or step.pacing.first_interval(None), sent)
+            return step.polled(interval, wait), f"interval {interval:g} s from now on"
+        case events.AttemptFailed(error=error, description=description):
+            return step.failed(event), _reason(error, description)
+        case events.DeviceCodeIssued(device_authorization=issued):
+            after = step.code_issued(issued)
+            return after, f"user code {after.user_code}, interval {after.interval:g} s"
+        case events.AccessTokenIssued(tokens=tokens):
+            return step.tokens_issued(tokens), f"access token for {tokens.expires_in:g} s"
+        case events.RefreshDue():
+            return step.refreshing(), None
+        case events.LoginRequested():
+            return step.renewed(), None
+        case events.AccessDenied(error=error, description=description):
+            return step.settled(error, description), _reason(error, description)
+        case events.ExpiredToken(description=description):
+            return step.settled(event.name, description), description
+        case events.InvalidGrant(error=error, description=description):
+            description = _with_doubt(before, description)
+            return step.settled(error, description), _reason(error, description)
+
+
+def _reason(error: str, description: str | None) -> str:
+    return f"{error}: {description}" if description else error
+
+
+def _with_doubt(before: Open, description: str | None) -> str | None:
+    """Names the one outcome that no client can prevent: the reply that would have carried the tokens was lost."""
+    if before.state is State.REFRESHING and before.error in {INTERRUPTED, "timeout", "connection_failed"}:
+        doubt = "an earlier attempt had no reply; it may have reached the server and rotated the token unseen"
+    elif before.error == INTERRUPTED:
+        doubt = "a worker stopped during the poll before; the code may have been spent on it"
+    else:
+        return description
+    return f"{description}; {doubt}" if description else doubt

@@ -1,0 +1,56 @@
+"""``httpx.Auth`` for an account: a bearer token, the device headers, and one forced refresh after a 401."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Protocol
+
+import httpx
+
+from kimiflow import identity
+from kimiflow.authflow import AuthFlow, ask
+from kimiflow.wire import identity_headers
+
+if TYPE_CHECKING:
+    from kimiflow.authflow import Steps
+    from kimiflow.status import Token
+
+__all__ = ["KimiAuth", "TokenGiver", "signed"]
+
+
+class TokenGiver(Protocol):
+    """Where tokens come from; ``KimiFlow`` is one."""
+
+    async def token(self, name: str) -> Token:
+        """A fresh token."""
+
+    async def refresh(self, name: str, *, seen: str | None = None) -> Token:
+        """A token other than ``seen``."""
+
+
+class KimiAuth(AuthFlow):
+    """Authenticates each request of an httpx client as one account. Made by ``flow.auth(name)``.
+
+    A 401 is answered by one refresh, bound to the token that got it: of many requests that fail together the first
+    refreshes, and the others find the new token. Then the request is made once more, and what comes back is the answer.
+    A body that is a stream was used up by the first try; httpx then raises, rather than send half of it.
+    """
+
+    def __init__(self, tokens: TokenGiver, name: str) -> None:
+        self._tokens = tokens
+        self._name = name
+
+    def steps(self, request: httpx.Request) -> Steps:
+        """A request with the token, and where that is refused, one with the next token."""
+        token = yield from ask(self._tokens.token, self._name)
+        response = yield signed(request, token)
+        if response.status_code == httpx.codes.UNAUTHORIZED:
+            token = yield from ask(self._tokens.refresh, self._name, seen=token.access_token)
+            yield signed(request, token)
+
+
+def signed(request: httpx.Request, token: Token) -> httpx.Request:
+    """``request`` with an account's token and device headers in place of whatever the client put there."""
+    request.headers["Authorization"] = f"Bearer {token.access_token}"
+    for header, value in identity_headers(identity.local(), token.device_id):
+        request.headers[header] = value
+    return request

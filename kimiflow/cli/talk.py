@@ -1,0 +1,50 @@
+"""The two ways out: results on stdout for whoever reads them, talk on stderr for a person.
+
+Nothing here needs Rich, so that a command in a pipe does not pay for it.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from typing import TextIO
+
+__all__ = ["is_terminal", "paint", "result", "result_json", "say"]
+
+_CODES = {"bold": "1", "dim": "2", "red": "31", "green": "32", "yellow": "33", "cyan": "36"}
+
+
+def result(line: str) -> None:
+    """One line that was asked for."""
+    print(line, flush=True)  # noqa: T201 - what stdout is for
+
+
+def result_json(value: Any) -> None:  # noqa: ANN401 - whatever json takes
+    """One JSON value, on one line."""
+    result(json.dumps(value, ensure_ascii=False))
+
+
+def say(line: str) -> None:
+    """One line for a person."""
+    print(line, file=sys.stderr, flush=True)  # noqa: T201 - what stderr is for
+
+
+def is_terminal(stream: TextIO | None) -> bool:
+    """Whether somebody is looking who can be shown more than plain lines."""
+    if stream is None or os.environ.get("TERM") == "dumb":
+        return False
+    try:
+        return stream.isatty()
+    except ValueError:  # closed
+        return False
+
+
+def paint(text: str, style: str, stream: TextIO | None) -> str:
+    """``text`` in a colour, where ``stream`` is a terminal and nobody asked for none (https://no-color.org)."""
+    if os.environ.get("NO_COLOR") or not is_terminal(stream):
+        return text
+    return f"\x1b[{_CODES[style]}m{text}\x1b[0m"

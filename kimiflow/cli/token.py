@@ -1,0 +1,69 @@
+"""``kimiflow token`` and ``kimiflow refresh``."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from typing import TYPE_CHECKING
+
+from kimiflow.cli import failures, words
+from kimiflow.cli.names import expanded
+from kimiflow.cli.running import run
+from kimiflow.cli.talk import result, result_json, say
+from kimiflow.errors import KimiFlowError
+from kimiflow.model import HOLDS_TOKENS
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from kimiflow.flow import KimiFlow
+
+__all__ = ["refresh", "token"]
+
+_AT_ONCE = 64
+"""Refreshes that are waited for at the same time."""
+
+
+def token(name: str, *, as_json: bool) -> int:
+    """Runs ``kimiflow token``; returns the exit code."""
+
+    async def body(flow: KimiFlow) -> int:
+        fresh = await flow.token(name)
+        if as_json:
+            result_json(fresh.as_json())
+        else:
+            result(fresh.access_token)
+        return 0
+
+    return run(body)
+
+
+def refresh(patterns: Sequence[str]) -> int:
+    """Runs ``kimiflow refresh``, for all that hold tokens where no names are given; returns the exit code."""
+
+    async def body(flow: KimiFlow) -> int:
+        return await _refresh(flow, await expanded(flow, patterns))
+
+    return run(body)
+
+
+async def _refresh(flow: KimiFlow, names: Sequence[str]) -> int:
+    if not names:
+        found = await flow.status()
+        # A sign-in on its way hides the state of the grant beside it, but not how long its token lives.
+        names = [s.account for s in found if s.state in HOLDS_TOKENS or (s.on_its_way and s.token_expires_at)]
+        if not names:
+            say("No account holds tokens. Sign one in with: kimiflow login NAME")
+            return 0
+    slots = asyncio.Semaphore(_AT_ONCE)
+
+    async def one(name: str) -> int:
+        try:
+            async with slots:
+                fresh = await flow.refresh(name)
+        except KimiFlowError as error:
+            return failures.report(error)
+        result(f"{name}: refreshed; token good for {words.duration(fresh.expires_at - time.time())}")
+        return 0
+
+    return failures.worst(await asyncio.gather(*(one(name) for name in dict.fromkeys(names))))

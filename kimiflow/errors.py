@@ -1,0 +1,148 @@
+"""Everything that kimiflow raises on purpose.
+
+    KimiFlowError
+    ├── UsageError                 what was asked cannot be meant (also a ValueError)
+    │   ├── InvalidSetting         a setting, in the environment or config.toml
+    │   ├── InvalidAccountName
+    │   └── UnknownProvider
+    ├── SignInNeeded               only a person can help: ``kimiflow login NAME``
+    │   ├── UnknownAccount
+    │   ├── SignedOut
+    │   ├── AccessDenied           RFC 8628 §3.5 ``access_denied``, and fatal RFC 6749 §5.2 errors
+    │   └── AuthorizationExpired   the code ran out, or the grant is gone
+    ├── StillPending               nobody has approved yet (also a TimeoutError)
+    ├── RequestFailed              the server answered, but not with what was needed
+    │   └── ServerUnreachable      the server did not answer
+    ├── PoolExhausted              no account of a pool is left
+    ├── StoreError
+    │   ├── StoreUnavailable       the database is locked, away or not readable
+    │   └── SchemaMismatch         the database is newer than the program, or not ours
+    └── VaultError
+        ├── KeyMissing
+        └── WrongKey               sealed with another key, or tampered with
+
+Each says what happened, to which account, and, in ``hint``, what to type next. None holds a secret.
+"""
+
+from __future__ import annotations
+
+__all__ = [
+    "AccessDenied",
+    "AuthorizationExpired",
+    "InvalidAccountName",
+    "InvalidSetting",
+    "KeyMissing",
+    "KimiFlowError",
+    "PoolExhausted",
+    "RequestFailed",
+    "SchemaMismatch",
+    "ServerUnreachable",
+    "SignInNeeded",
+    "SignedOut",
+    "StillPending",
+    "StoreError",
+    "StoreUnavailable",
+    "UnknownAccount",
+    "UnknownProvider",
+    "UsageError",
+    "VaultError",
+    "WrongKey",
+]
+
+
+class KimiFlowError(Exception):
+    """The root. ``message`` says what happened, ``hint`` (may be empty) what to do, ``account`` to whom."""
+
+    def __init__(self, message: str, *, hint: str = "", account: str | None = None) -> None:
+        super().__init__(message)
+        self.message = message
+        self.hint = hint
+        self.account = account
+
+    def __str__(self) -> str:
+        return f"{self.message}\n{self.hint}" if self.hint else self.message
+
+
+class UsageError(KimiFlowError, ValueError):
+    """What was asked for cannot be meant."""
+
+
+class InvalidSetting(UsageError):
+    """A setting has a value that is not allowed; the message names key, value and what is allowed."""
+
+
+class InvalidAccountName(UsageError):
+    """An account name breaks the rule: a letter or digit, then up to 63 of letters, digits, ``. _ @ + -``."""
+
+
+class UnknownProvider(UsageError):
+    """No provider of that name is built in or configured."""
+
+
+class SignInNeeded(KimiFlowError):
+    """Only a person can help, by signing in."""
+
+
+class UnknownAccount(SignInNeeded):
+    """No account of that name was ever signed in."""
+
+
+class SignedOut(SignInNeeded):
+    """The account is known, but holds neither a grant nor a flow on its way."""
+
+
+class AccessDenied(SignInNeeded):
+    """The person or the server said no (RFC 8628 §3.5, RFC 6749 §5.2)."""
+
+
+class AuthorizationExpired(SignInNeeded):
+    """The device code ran out unapproved, or the refresh token is no longer honoured."""
+
+
+class StillPending(KimiFlowError, TimeoutError):
+    """Time was up before a person approved. The flow goes on; nothing is lost."""
+
+
+class RequestFailed(KimiFlowError):
+    """The server answered, but not with what was needed; it will be tried again."""
+
+
+class ServerUnreachable(RequestFailed):
+    """The server did not answer: no connection, or no reply in time."""
+
+
+class PoolExhausted(KimiFlowError):
+    """No account of a pool is left: each is set aside, or not signed in.
+
+    ``account`` is the one that returns first, ``returns_at`` when (Unix seconds); ``None`` where none will by itself.
+    """
+
+    def __init__(
+        self, message: str, *, hint: str = "", account: str | None = None, returns_at: float | None = None
+    ) -> None:
+        super().__init__(message, hint=hint, account=account)
+        self.returns_at = returns_at
+
+
+class StoreError(KimiFlowError):
+    """The store cannot do what was asked."""
+
+
+class StoreUnavailable(StoreError):
+    """The database is locked, away, or not to be read or written just now."""
+
+
+class SchemaMismatch(StoreError):
+    """The database's schema is newer than this program, or was not made by it."""
+
+
+class VaultError(KimiFlowError):
+    """Secrets cannot be sealed or opened."""
+
+
+class KeyMissing(VaultError):
+    """There are sealed secrets, but no key to open them with."""
+
+
+class WrongKey(VaultError):
+    """A sealed value was sealed with another key, or was changed or moved since."""

@@ -1,0 +1,63 @@
+"""Errors for accounts that have no token to give: what happened, and what to type next."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from kimiflow.errors import (
+    AccessDenied,
+    AuthorizationExpired,
+    RequestFailed,
+    ServerUnreachable,
+    SignedOut,
+    StillPending,
+)
+from kimiflow.model import State
+
+if TYPE_CHECKING:
+    from kimiflow.errors import KimiFlowError, SignInNeeded
+    from kimiflow.stores.base import Snapshot
+
+__all__ = ["failed_attempt", "no_grant", "settled_badly", "signed_out"]
+
+_UNREACHABLE = frozenset({"connection_failed", "timeout"})
+
+
+def no_grant(snapshot: Snapshot) -> KimiFlowError:
+    """Why an account holds no tokens."""
+    name = snapshot.account.name
+    flow, resting = snapshot.on_its_way, snapshot.resting
+    if flow is not None:
+        link = flow.verification_uri_complete or flow.verification_uri
+        where = f": open {link} (code {flow.user_code})" if link else ""
+        return StillPending(
+            f"{name} waits for somebody to approve it{where}",
+            hint=f"Then type: kimiflow login {name}",
+            account=name,
+        )
+    if resting is not None:
+        return settled_badly(name, resting.state, resting.error, resting.error_description)
+    return signed_out(name)
+
+
+def signed_out(name: str) -> SignedOut:
+    """Nothing is there, and nothing is on its way."""
+    return SignedOut(f"{name} is signed out", hint=f"Sign in with: kimiflow login {name}", account=name)
+
+
+def settled_badly(name: str, state: State, error: str | None, description: str | None) -> SignInNeeded:
+    """A sign-in that ended without a grant, or a grant that ended."""
+    reason = f" ({error}: {description})" if error and description else f" ({error or description or 'no reason'})"
+    hint = f"Sign in again with: kimiflow login {name}"
+    if state is State.DENIED:
+        return AccessDenied(f"the sign-in of {name} was denied{reason}", hint=hint, account=name)
+    return AuthorizationExpired(f"the sign-in of {name} has expired{reason}", hint=hint, account=name)
+
+
+def failed_attempt(name: str, error: str | None, description: str | None) -> RequestFailed:
+    """An attempt that proves nothing, and is tried again by whoever drives the account."""
+    reason = f"{error}: {description}" if description else str(error)
+    hint = f"Nothing is lost; it is tried again by: kimiflow run, or: kimiflow login {name}"
+    if error in _UNREACHABLE:
+        return ServerUnreachable(f"the server of {name} could not be reached ({reason})", hint=hint, account=name)
+    return RequestFailed(f"the server's answer for {name} was of no use ({reason})", hint=hint, account=name)

@@ -1,0 +1,94 @@
+"""``kimiflow token NAME`` at the speed of a look-up.
+
+Scripts call it before each request, and nearly always the stored token is fresh: then all there is to do is to read one
+row and open one secret. This does just that, with the standard library and the vault. Whatever is not just so, a
+refresh that is due, settings in a file, another database, an error of any kind, it leaves to the long way, which knows
+what to do and what to say.
+"""
+
+from __future__ import annotations
+
+import os
+import sqlite3
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING, Final
+
+from kimiflow.boottime import this_boot
+from kimiflow.stores.revision import HEAD
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+__all__ = ["fresh_token"]
+
+_UNDERSTOOD: Final = frozenset({"HOME", "KEY", "KEY_FILE", "LOG_LEVEL", "LOG_FORMAT", "OAUTH_HOST"})
+"""Settings that are either obeyed here or do not matter here; any other is left to the long way to check."""
+
+_QUERY: Final = """
+    SELECT z.id, z.access_token, z.next_attempt_at, z.token_expires_at, z.updated_at,
+           (SELECT value FROM marks WHERE name = 'clock')
+      FROM authorizations z JOIN accounts a ON a.id = z.account_id
+     WHERE a.name = ? AND z.state = 'granted' AND z.access_token IS NOT NULL
+       AND (SELECT group_concat(version_num) FROM alembic_version) = ?
+"""
+
+
+def fresh_token(name: str, environment: Mapping[str, str] = os.environ) -> str | None:
+    """The access token of ``name``, where it is fresh and can be had the short way; else ``None``."""
+    given = {key[9:] for key, value in environment.items() if key.startswith("KIMIFLOW_") and value}
+    if not given <= _UNDERSTOOD:
+        return None
+    home = _home(environment)
+    database = home / "kimiflow.db"
+    if (home / "config.toml").exists() or not database.exists():
+        return None
+    row = _row(database, name)
+    if row is None:
+        return None
+    row_id, sealed, due, expires, updated, mark = row
+    boot = this_boot()
+    now = time.time() if boot is None or mark is None else boot.time(mark)
+    if now is None:
+        return None
+    # A row from the future means that the clock was put back, and nothing can be said about what is fresh.
+    if due is None or expires is None or not (updated <= now + 1.0 < due and now + 1.0 < expires):
+        return None
+    return _opened(environment, home, row_id, sealed)
+
+
+def _home(environment: Mapping[str, str]) -> Path:
+    given = environment.get("KIMIFLOW_HOME")
+    if given:
+        return Path(given).expanduser().absolute()
+    import platformdirs
+
+    return platformdirs.user_data_path("kimiflow", appauthor=False)
+
+
+def _row(database: Path, name: str) -> tuple[str, str, float | None, float | None, float, str | None] | None:
+    try:
+        connection = sqlite3.connect(database, timeout=0.2, isolation_level=None)
+        try:
+            connection.execute("PRAGMA query_only = ON")
+            rows = connection.execute(_QUERY, (name, HEAD)).fetchall()
+        finally:
+            connection.close()
+    except sqlite3.Error:
+        return None  # the long way says what is wrong with it
+    return rows[0] if len(rows) == 1 else None
+
+
+def _opened(environment: Mapping[str, str], home: Path, row_id: str, sealed: str) -> str | None:
+    from kimiflow.errors import KimiFlowError
+    from kimiflow.keyring import parse_keys
+    from kimiflow.model import Sealed
+    from kimiflow.vault import Vault
+
+    text = environment.get("KIMIFLOW_KEY")
+    try:
+        if not text:
+            text = Path(environment.get("KIMIFLOW_KEY_FILE") or home / "key").expanduser().read_text(encoding="ascii")
+        return Vault(*parse_keys("the key", text).opening).open(Sealed(sealed), row_id, "access_token").reveal()
+    except (KimiFlowError, OSError, ValueError):
+        return None  # likewise

@@ -1,0 +1,214 @@
+"""What arrived while the store was away, kept in a file until the store has it.
+
+As soon as a commit has to wait, the steps that wait are written, sealed as they are, to one file of this worker in the
+home; when they are committed the file goes. So they outlive the process, however it ends, and the next process that opens
+the store commits them. Their claims decide as always: what is still the newest is written or merged, the rest is not.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import secrets
+import sys
+from dataclasses import asdict, fields
+from typing import TYPE_CHECKING, Any
+
+from kimiflow.keys import make_folder
+from kimiflow.model import Account, Authorization, Sealed, State, Transition
+from kimiflow.stores.base import Claim, Outcome, Step
+
+if TYPE_CHECKING:
+    from collections.abc import Collection, Sequence
+    from pathlib import Path
+
+    from structlog.typing import FilteringBoundLogger
+
+    from kimiflow.stores.base import Store
+
+__all__ = ["Spill", "kept_aside", "recover"]
+
+_PATTERN = "unsaved-*.json"
+_LOCKS = os.name != "nt"
+
+
+class Spill:
+    """The file of one worker, locked for as long as the worker lives.
+
+    :param folder: the home.
+    """
+
+    def __init__(self, folder: Path, log: FilteringBoundLogger) -> None:
+        self._path = folder / f"unsaved-{os.getpid()}-{secrets.token_hex(4)}.json"
+        self._log = log
+        self._written = 0
+        self._held: int | None = None
+
+    def keep(self, steps: Sequence[Step]) -> None:
+        """Makes the file hold exactly ``steps``, durably; without any, there is no file.
+
+        Does not raise: a disk that is full must not stop the worker from trying the store again. It is logged.
+        """
+        if not steps and not self._written:
+            return
+        try:
+            if steps:
+                make_folder(self._path.parent)
+                held = _write(self._path, json.dumps([_to_json(step) for step in steps]))
+                self.close()
+                self._held = held
+            else:
+                self._path.unlink(missing_ok=True)
+                self.close()
+        except OSError as error:
+            self._log.error("unsaved_not_written", file=str(self._path), reason=error.strerror, steps=len(steps))
+        else:
+            if len(steps) > self._written:
+                self._log.warning("unsaved_written", file=str(self._path), steps=len(steps))
+            self._written = len(steps)
+
+    def close(self) -> None:
+        """Leaves the file, where there is one, to the next process."""
+        held, self._held = self._held, None
+        if held is not None:
+            os.close(held)
+
+
+async def recover(folder: Path, store: Store, log: FilteringBoundLogger) -> int:
+    """Commits what earlier processes could not; returns how many steps there were.
+
+    A file is removed once its steps have been committed. One that cannot be read is left, and logged. One whose worker
+    lives is left to it: it still has the leases, and may be about to go on with them.
+
+    :raises StoreUnavailable: where the store is away again; the files stay.
+    """
+    count = 0
+    for path in kept_aside(folder):
+        try:
+            with path.open("rb") as file:
+                if not _abandoned(path, file.fileno()):
+                    continue
+                steps = [_from_json(entry) for entry in json.loads(file.read())]
+                outcomes = await store.commit(steps)
+                path.unlink(missing_ok=True)
+        except FileNotFoundError:
+            continue
+        except (OSError, ValueError, KeyError, TypeError) as error:
+            log.error("unsaved_not_readable", file=str(path), reason=str(error))  # noqa: TRY400 - the reason is enough
+            continue
+        kept = sum(outcome in {Outcome.COMMITTED, Outcome.MERGED} for outcome in outcomes)
+        log.warning("unsaved_recovered", file=str(path), steps=len(steps), written=kept)
+        count += len(steps)
+    return count
+
+
+def kept_aside(folder: Path, key_ids: Collection[str] = ()) -> list[Path]:
+    """The files that wait for the store; with ``key_ids``, those that hold a secret sealed with one of these keys."""
+    found = sorted(folder.glob(_PATTERN))
+    return found if not key_ids else [path for path in found if _mentions(path, key_ids)]
+
+
+def _mentions(path: Path, key_ids: Collection[str]) -> bool:
+    try:
+        text = path.read_text(encoding="utf-8", errors="replace")
+    except FileNotFoundError:
+        return False
+    return any(f'"{key_id}.' in text for key_id in key_ids)
+
+
+def _abandoned(path: Path, descriptor: int) -> bool:
+    """Whether the worker that wrote the file is gone; it stays locked for us.
+
+    Told by a lock, which ends with its process however that ends. A process number would not tell: in a container it is
+    the same after each start.
+    """
+    if not _LOCKS:
+        return _is_gone(int(path.name.split("-")[1]))
+    if not _lock(descriptor):
+        return False
+    # Its worker may have put another in its place meanwhile.
+    return os.fstat(descriptor).st_ino == path.stat().st_ino
+
+
+def _is_gone(number: int) -> bool:
+    try:
+        os.kill(number, 0)
+    except OSError:
+        return True
+    return False
+
+
+def _write(path: Path, text: str) -> int | None:
+    """Puts a file in the place of the one before; returns what holds its lock."""
+    draft = path.with_suffix(".tmp")
+    descriptor = os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | getattr(os, "O_CLOEXEC", 0), 0o600)
+    try:
+        with os.fdopen(descriptor, "w", encoding="utf-8", closefd=False) as file:
+            file.write(text)
+            file.flush()
+            os.fsync(descriptor)
+        held = descriptor if _LOCKS and _lock(descriptor) else None
+    except BaseException:
+        os.close(descriptor)
+        raise
+    if held is None:
+        os.close(descriptor)
+    draft.replace(path)
+    return held
+
+
+if sys.platform == "win32":
+
+    def _lock(descriptor: int) -> bool:
+        del descriptor
+        return False
+
+else:
+
+    def _lock(descriptor: int) -> bool:
+        import fcntl  # noqa: PLC0415 - not everywhere
+
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return False
+        return True
+
+
+def _to_json(step: Step) -> dict[str, Any]:
+    return {
+        "account": asdict(step.claim.account),
+        "before": _fields(step.claim.authorization),
+        "after": _fields(step.authorization),
+        "owner": step.claim.owner,
+        "generation": step.claim.generation,
+        "history": [
+            [
+                t.at,
+                t.from_state.value if t.from_state else None,
+                t.to_state.value if t.to_state else None,
+                t.event,
+                t.detail,
+            ]
+            for t in step.history
+        ],
+    }
+
+
+def _fields(authorization: Authorization[Sealed]) -> dict[str, Any]:
+    values = {each.name: getattr(authorization, each.name) for each in fields(authorization)}
+    return values | {"state": authorization.state.value}
+
+
+def _from_json(entry: dict[str, Any]) -> Step:
+    def state(value: str | None) -> State | None:
+        return None if value is None else State(value)
+
+    before: Authorization[Sealed] = Authorization(**entry["before"] | {"state": State(entry["before"]["state"])})
+    after: Authorization[Sealed] = Authorization(**entry["after"] | {"state": State(entry["after"]["state"])})
+    account = Account(**entry["account"])
+    history = tuple(
+        Transition(at, state(source), state(target), event, detail)
+        for at, source, target, event, detail in entry["history"]
+    )
+    return Step(Claim(account, before, entry["owner"], entry["generation"], interrupted=False), after, history)

@@ -1,0 +1,161 @@
+"""An open database: its transactions, its clock, and word of what others commit."""
+
+from __future__ import annotations
+
+import asyncio
+from contextlib import asynccontextmanager
+from functools import partial
+from typing import TYPE_CHECKING, TypeVar, cast
+
+from kimiflow.errors import StoreError
+from kimiflow.stores.opening import bring_up_to_date
+from kimiflow.stores.trouble import broke, trouble
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Callable
+
+    from sqlalchemy.ext.asyncio import AsyncConnection
+
+    from kimiflow.stores.backend import Backend
+    from kimiflow.stores.bulk import Transaction
+
+__all__ = ["Database"]
+
+T = TypeVar("T")
+
+
+class Database:
+    """Everything that is asked of a backend by the store; all faults leave it as :class:`StoreError`."""
+
+    def __init__(self, backend: Backend) -> None:
+        self._backend = backend
+        self._opened = False
+        self._news = asyncio.Event()
+        self._version_seen: int | str | None = None
+        backend.on_news = self._tell
+
+    async def open(self) -> None:
+        """Makes the database where it is missing, and brings its schema up to date.
+
+        :raises SchemaMismatch: where it is newer than this program, or somebody else's.
+        """
+        with trouble(self._backend.where):
+            try:
+                await self._backend.make()
+                await bring_up_to_date(self._backend)
+            except BaseException:
+                await self._backend.close()
+                raise
+        self._opened = True
+
+    async def close(self) -> None:
+        """Lets go of every connection."""
+        self._opened = False
+        with trouble(self._backend.where):
+            await self._backend.close()
+
+    @asynccontextmanager
+    async def reading(self) -> AsyncIterator[AsyncConnection]:
+        """For one statement that writes nothing."""
+        self._must_be_open()
+        with trouble(self._backend.where):
+            async with self._backend.reader.connect() as connection, _given_up(connection):
+                yield connection
+
+    @asynccontextmanager
+    async def writing(self, *, announced: bool = False) -> AsyncIterator[AsyncConnection]:
+        """A transaction: all of it is durable when the block is left, or none of it was written.
+
+        :param announced: others hear of it at once, because it gives them something to do.
+        """
+        self._must_be_open()
+        with trouble(self._backend.where):
+            # Given up twice: for what happens in the transaction, and for its end.
+            async with (
+                self._backend.writer.connect() as connection,
+                _given_up(connection),
+                connection.begin(),
+                _given_up(connection),
+            ):
+                yield connection
+                if announced:
+                    await self._backend.announce(connection)
+        self._tell()
+
+    async def look(self, act: Callable[[Transaction], T]) -> T:
+        """Like :meth:`reading`, in the driver's own words."""
+        self._must_be_open()
+        with trouble(self._backend.where):
+            return cast("T", await self._backend.at_once(act, self.reading, writes=False))
+
+    async def at_once(
+        self,
+        act: Callable[[Transaction], T],
+        *,
+        worth: Callable[[Transaction], bool] | None = None,
+        announced: bool = False,
+    ) -> T | None:
+        """Like :meth:`writing`, in the driver's own words and for a function that waits for nothing else.
+
+        :param worth: may be asked before whether there is anything to do; where it says no, ``None`` is returned.
+        """
+        self._must_be_open()
+        with trouble(self._backend.where):
+            done = await self._backend.at_once(
+                act, partial(self.writing, announced=announced), writes=True, worth=worth
+            )
+        if done is not None:
+            self._tell()
+        return done
+
+    def _tell(self) -> None:
+        # Whoever waits holds the old event; who comes later waits for the next news.
+        news, self._news = self._news, asyncio.Event()
+        news.set()
+
+    def _must_be_open(self) -> None:
+        if not self._opened:
+            raise StoreError(f"{self._backend.where} is not open")
+
+    async def now(self, local: float) -> float:
+        """The time by the database's clock, where it has one."""
+        with trouble(self._backend.where):
+            return await self._backend.now(local)
+
+    def stamp(self) -> object | None:
+        """See :meth:`~kimiflow.stores.base.Store.stamp`."""
+        return self._backend.stamp()
+
+    async def changed(self, timeout: float) -> bool:
+        """Whether anybody may have committed since the last call, waiting up to ``timeout`` seconds for it."""
+        self._must_be_open()
+        loop = asyncio.get_running_loop()
+        deadline = loop.time() + timeout
+        before = self._version_seen
+        while True:
+            # Before the look, so that what is committed after it is heard of.
+            news = self._news
+            with trouble(self._backend.where):
+                version = await self._backend.version()
+            if version != before:
+                self._version_seen = version
+                return True
+            left = deadline - loop.time()
+            if left <= 0:
+                return False
+            try:
+                async with asyncio.timeout(min(left, self._backend.look_every)):
+                    await news.wait()
+            except TimeoutError:
+                continue
+
+
+@asynccontextmanager
+async def _given_up(connection: AsyncConnection) -> AsyncIterator[None]:
+    """A connection that broke is not waited for any more, not even to be rolled back, and never used again."""
+    try:
+        yield
+    except Exception as error:
+        if broke(error):
+            await connection.invalidate()
+        raise

@@ -1,0 +1,392 @@
+"""The store in an SQL database: Core statements in batches, and no decision of its own.
+
+What is written is worked out by :mod:`~kimiflow.stores.fence` and :mod:`~kimiflow.stores.plan` from rows that were read
+under a lock. So each batch is a handful of statements, however many rows it has, and every store decides alike.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from typing import TYPE_CHECKING, Any
+
+from kimiflow.model import Account, Sealed, Transition
+from kimiflow.stores import fence
+from kimiflow.stores.amending import Amending
+from kimiflow.stores.backends import BUSY_TIMEOUT, backend_for
+from kimiflow.stores.base import Claim, Lease, Outcome, Snapshot
+from kimiflow.stores.database import Database
+from kimiflow.stores.directory import Directory
+from kimiflow.stores.plan import CommitPlan, Row, to_look_at
+from kimiflow.stores.record import Record
+from kimiflow.stores.rows import (
+    ACCOUNT,
+    STATES,
+    WIDTH,
+    to_account,
+    to_authorization,
+    to_transition,
+    values_of_account,
+    values_of_authorization,
+    values_of_changing,
+    values_of_transition,
+)
+from kimiflow.stores.staff import Staff
+from kimiflow.stores.statements import Filters, Reach, Statements
+
+if TYPE_CHECKING:
+    from collections.abc import Collection, Sequence
+
+    from sqlalchemy.ext.asyncio import AsyncConnection
+
+    from kimiflow.model import AccountTransition, Authorization
+    from kimiflow.stores.base import Amendment, Beginning, Holding, Step, WorkerReport
+
+__all__ = ["SqlStore"]
+
+_PRUNED_AT_ONCE = 5_000
+_OF_ACCOUNT = len(ACCOUNT)
+
+
+class SqlStore:
+    """The contract of :class:`~kimiflow.stores.base.Store` on SQLAlchemy Core.
+
+    :param url: as ``KIMIFLOW_DATABASE_URL``.
+    :param busy_timeout: seconds to wait for another process that writes.
+    :raises InvalidSetting: where the URL cannot be meant.
+    """
+
+    def __init__(self, url: str, *, busy_timeout: float = BUSY_TIMEOUT) -> None:
+        self._backend = backend_for(url, busy_timeout=busy_timeout)
+        self._database = Database(self._backend)
+        self._statements = Statements(self._backend)
+        self._record = Record(self._database, self._statements)
+        self._staff = Staff(self._database)
+        self._amending = Amending(self._database, self._backend)
+        self._directory = Directory(self._database, self._backend)
+        self._listed = self._backend.listed
+
+    @classmethod
+    def from_url(cls, url: str) -> SqlStore:
+        """The store at ``url``; nothing is connected before :meth:`open`."""
+        return cls(url)
+
+    async def open(self) -> None:
+        """See :meth:`Store.open`. Makes the database where there is none."""
+        await self._database.open()
+
+    async def close(self) -> None:
+        """See :meth:`Store.close`."""
+        await self._database.close()
+
+    async def now(self, local: float) -> float:
+        """See :meth:`Store.now`."""
+        return await self._database.now(local)
+
+    async def add_accounts(self, accounts: Sequence[Account]) -> list[Account]:
+        """See :meth:`Store.add_accounts`."""
+        if not accounts:
+            return []
+        by_name = {account.name: account for account in reversed(accounts)}
+        names = {"names": self._listed(by_name)}
+        async with self._database.writing() as connection:
+            stored = {row.name for row in await connection.execute(self._statements.accounts, names)}
+            new = [values_of_account(account) for name, account in by_name.items() if name not in stored]
+            if new:
+                await connection.exec_driver_sql(self._statements.add_account, new)
+            rows = await connection.execute(self._statements.accounts, names)
+            found = {account.name: account for account in map(to_account, rows)}
+        return [found[account.name] for account in accounts]
+
+    async def set_proxy(self, account_id: str, proxy: str | None) -> None:
+        """See :meth:`Store.set_proxy`."""
+        async with self._database.writing() as connection:
+            await connection.execute(self._statements.set_proxy, {"account_id": account_id, "new_proxy": proxy})
+
+    async def set_disabled(self, account_ids: Collection[str], disabled: bool) -> None:  # noqa: FBT001 - it is the value
+        """See :meth:`Store.set_disabled`."""
+        await self._directory.set_disabled(account_ids, disabled)
+
+    async def set_label(self, account_ids: Collection[str], label: str | None) -> None:
+        """See :meth:`Store.set_label`."""
+        await self._directory.set_label(account_ids, label)
+
+    async def rename(self, account_id: str, name: str) -> bool:
+        """See :meth:`Store.rename`."""
+        return await self._directory.rename(account_id, name)
+
+    async def begin(self, beginnings: Sequence[Beginning]) -> list[bool]:
+        """See :meth:`Store.begin`."""
+        if not beginnings:
+            return []
+        statements = self._statements
+        async with self._database.writing(announced=True) as connection:
+            known: dict[str, dict[str, tuple[Any, float]]] = {}
+            accounts = {"accounts": self._listed({b.authorization.account_id for b in beginnings})}
+            for (account_id,) in await connection.execute(statements.lock_accounts, accounts):
+                known[account_id] = {}
+            owners: dict[str, str] = {}
+            ids = {"ids": self._listed({b.authorization.id for b in beginnings})}
+            for rows in (
+                await connection.execute(statements.standing_of_accounts, accounts),
+                await connection.execute(statements.standing, ids),
+            ):
+                for row_id, account_id, state, updated_at in rows:
+                    owners[row_id] = account_id
+                    known.setdefault(account_id, {})[row_id] = STATES[state], updated_at
+            begun, new, renewed, history = [], [], [], []
+            for beginning in beginnings:
+                after = beginning.authorization
+                beside = known.get(after.account_id)
+                if (
+                    beside is None
+                    or owners.setdefault(after.id, after.account_id) != after.account_id
+                    or not fence.may_begin(beginning, ((key, *rest) for key, rest in beside.items()))
+                ):
+                    begun.append(False)
+                    continue
+                begun.append(True)
+                beside[after.id] = after.state, after.updated_at
+                if beginning.renews is None:
+                    new.append((*values_of_authorization(after), None, after.next_attempt_at, 0))
+                else:
+                    renewed.append((*values_of_changing(after), None, after.next_attempt_at, after.id))
+                history.append(values_of_transition(after.account_id, after.id, beginning.history))
+            await self._write(connection, statements.add_authorization, new)
+            await self._write(connection, statements.renew_authorization, renewed)
+            await self._write(connection, statements.add_history, history)
+        return begun
+
+    @staticmethod
+    async def _write(connection: AsyncConnection, statement: str, rows: list[tuple[Any, ...]]) -> None:
+        if rows:
+            await connection.exec_driver_sql(statement, rows)
+
+    async def claim_due(
+        self,
+        owner: str,
+        now: float,
+        ttl: float,
+        limit: int,
+        *,
+        only: Collection[str] | None = None,
+        providers: Collection[str] | None = None,
+        skip_providers: Collection[str] = (),
+    ) -> list[Claim]:
+        """See :meth:`Store.claim_due`."""
+        chosen = Filters(only, providers, skip_providers)
+        parameters = {"now": now, "only": None if only is None else self._listed(only)}
+        reach = await self._reach(chosen)
+        due = self._statements.due(chosen)
+        if reach is not Reach.ALL and only is None:
+            # All that is due may have to be passed over, and nobody should wait for that.
+            look = self._statements.due_ids(chosen, reach).limit(limit)
+            async with self._database.reading() as connection:
+                found = list(await connection.scalars(look, parameters))
+            if not found:
+                return []
+            due = self._statements.due(chosen, among=True)
+            parameters["ids"] = self._listed(found)
+        async with self._database.writing() as connection:
+            rows = (await connection.execute(due.limit(limit), parameters)).fetchall()
+            if rows:
+                ids = self._listed([row[0] for row in rows])
+                claimed = {"ids": ids, "owner": owner, "until": now + ttl}
+                await connection.execute(self._statements.claim, claimed)
+        return [
+            Claim(
+                to_account(row[WIDTH + 2 :]),
+                to_authorization(row[:WIDTH]),
+                owner,
+                row[WIDTH + 1] + 1,
+                row[WIDTH] is not None,
+            )
+            for row in rows
+        ]
+
+    async def _reach(self, chosen: Filters) -> Reach:
+        if not chosen.of_providers:
+            return Reach.ALL
+        async with self._database.reading() as connection:
+            return chosen.reach(list(await connection.scalars(self._statements.providers)))
+
+    async def commit(self, steps: Sequence[Step]) -> list[Outcome]:
+        """See :meth:`Store.commit`."""
+        if not steps:
+            return []
+        statements = self._statements
+        async with self._database.writing() as connection:
+            ids = {"ids": self._listed([step.authorization.id for step in steps])}
+            replacing = [step.authorization.account_id for step in steps if step.replaces]
+            if replacing:
+                accounts = {"accounts": self._listed(replacing)}
+                await connection.execute(statements.lock_accounts, accounts)
+                found = await connection.execute(statements.fences_and_beside, ids | accounts)
+            else:
+                found = await connection.execute(statements.fences, ids)
+            rows = {row[0]: Row(row[0], row[1], STATES[row[2]], *row[3:]) for row in found}
+            stored = {}
+            if suspects := to_look_at(steps, rows):
+                whole = await connection.execute(statements.authorizations, {"ids": self._listed(suspects)})
+                stored = {row[0]: to_authorization(row) for row in whole}
+            plan = CommitPlan.of(steps, rows.values(), stored)
+            if plan.deletions:
+                await connection.execute(statements.delete, {"ids": self._listed(plan.deletions)})
+            updates = [
+                (*values_of_changing(row.after), row.lease_owner, row.claimable_at, row.generation, row.id)
+                for row in plan.updates.values()
+                if row.after is not None
+            ]
+            await self._write(connection, statements.update_authorization, updates)
+            history = [values_of_transition(*entry) for entry in plan.history]
+            await self._write(connection, statements.add_history, history)
+        return plan.outcomes
+
+    async def hasten(self, tokens_seen: Sequence[tuple[str, int]], now: float) -> None:
+        """See :meth:`Store.hasten`."""
+        if tokens_seen:
+            rows = [{"row_id": row_id, "version": version, "now": now} for row_id, version in sorted(tokens_seen)]
+            async with self._database.writing(announced=True) as connection:
+                await connection.execute(self._statements.hasten, rows)
+
+    async def next_due(
+        self,
+        *,
+        only: Collection[str] | None = None,
+        providers: Collection[str] | None = None,
+        skip_providers: Collection[str] = (),
+    ) -> float | None:
+        """See :meth:`Store.next_due`."""
+        chosen = Filters(only, providers, skip_providers)
+        statement = self._statements.next_due(chosen, await self._reach(chosen))
+        async with self._database.reading() as connection:
+            at: float | None = await connection.scalar(
+                statement, {"only": None if only is None else self._listed(only)}
+            )
+        return at
+
+    async def snapshots(self, names: Collection[str] | None = None) -> list[Snapshot]:
+        """See :meth:`Store.snapshots`."""
+        statement = self._statements.snapshots(names)
+        parameters = {} if names is None else {"names": self._listed(names)}
+        async with self._database.reading() as connection:
+            rows = (await connection.execute(statement, parameters)).fetchall()
+        accounts: dict[str, Account] = {}
+        entries: defaultdict[str, list[Any]] = defaultdict(list)
+        for row in rows:
+            account_id = row[0]
+            if account_id not in accounts:
+                accounts[account_id] = to_account(row[:_OF_ACCOUNT])
+            if row[_OF_ACCOUNT] is not None:
+                owner, until = row[-2:]
+                lease = None if owner is None else Lease(owner, until)
+                entries[account_id].append((to_authorization(row[_OF_ACCOUNT:-2]), lease))
+        return [
+            Snapshot(
+                account,
+                tuple(authorization for authorization, _ in entries[account.id]),
+                tuple(lease for _, lease in entries[account.id]),
+            )
+            for account in sorted(accounts.values(), key=lambda account: account.name)
+        ]
+
+    async def count_on_their_way(self, *, only: Collection[str] | None = None) -> int:
+        """See :meth:`Store.count_on_their_way`."""
+        statement = self._statements.count_on_their_way(Filters(only))
+        parameters = {} if only is None else {"only": self._listed(only)}
+        async with self._database.reading() as connection:
+            return int(await connection.scalar(statement, parameters) or 0)
+
+    async def history(self, account_id: str) -> list[Transition]:
+        """See :meth:`Store.history`."""
+        async with self._database.reading() as connection:
+            rows = await connection.execute(self._statements.history, {"account_id": account_id})
+            return [to_transition(row) for row in rows]
+
+    async def last_cursor(self) -> int:
+        """See :meth:`Store.last_cursor`."""
+        return await self._record.last_cursor()
+
+    async def transitions_after(self, cursor: int, limit: int) -> list[AccountTransition]:
+        """See :meth:`Store.transitions_after`."""
+        return await self._record.transitions_after(cursor, limit)
+
+    async def sign_out(self, account_ids: Collection[str], now: float, *, forget: bool = False) -> int:
+        """See :meth:`Store.sign_out`."""
+        if not account_ids:
+            return 0
+        statements = self._statements
+        accounts = {"accounts": self._listed(account_ids)}
+        async with self._database.writing(announced=True) as connection:
+            await connection.execute(statements.lock_accounts, accounts)
+            rows = (await connection.execute(statements.standing_of_accounts, accounts)).fetchall()
+            await connection.execute(statements.delete_of_accounts, accounts)
+            if forget:
+                await connection.execute(statements.delete_accounts, accounts)
+            else:
+                history = [
+                    values_of_transition(account_id, row_id, fence.signed_out(STATES[state], now))
+                    for row_id, account_id, state, _ in rows
+                ]
+                await self._write(connection, statements.add_history, history)
+        return len(rows)
+
+    async def prune_history(self, before: float) -> int:
+        """See :meth:`Store.prune_history`."""
+        statements = self._statements
+        async with self._database.reading() as connection:
+            last = await connection.scalar(statements.last_old_history, {"before": before})
+        count, first = 0, 0
+        while last is not None and first <= last:
+            part = {"before": before, "first": first, "last": last, "most": _PRUNED_AT_ONCE}
+            async with self._database.writing() as connection:
+                rows = (await connection.execute(statements.prune, part)).scalars().all()
+            count += len(rows)
+            if len(rows) < _PRUNED_AT_ONCE:
+                break
+            first = max(rows) + 1
+        return count
+
+    async def report_worker(self, report: WorkerReport) -> None:
+        """See :meth:`Store.report_worker`."""
+        await self._staff.report_worker(report)
+
+    async def workers(self) -> list[WorkerReport]:
+        """See :meth:`Store.workers`."""
+        return await self._staff.workers()
+
+    async def forget_worker(self, name: str) -> None:
+        """See :meth:`Store.forget_worker`."""
+        await self._staff.forget_worker(name)
+
+    async def any_sealed(self) -> Sealed | None:
+        """See :meth:`Store.any_sealed`."""
+        async with self._database.reading() as connection:
+            sealed: str | None = await connection.scalar(self._statements.any_sealed)
+        return None if sealed is None else Sealed(sealed)
+
+    async def sealed_with(self) -> dict[str, int]:
+        """See :meth:`Store.sealed_with`."""
+        return await self._amending.sealed_with()
+
+    async def sealed_otherwise(self, key_id: str, limit: int, after: str = "") -> list[Authorization[Sealed]]:
+        """See :meth:`Store.sealed_otherwise`."""
+        return await self._amending.sealed_otherwise(key_id, limit, after)
+
+    async def holdings(self) -> list[Holding]:
+        """See :meth:`Store.holdings`."""
+        return await self._amending.holdings()
+
+    async def amend(self, amendments: Sequence[Amendment], now: float) -> list[bool]:
+        """See :meth:`Store.amend`."""
+        return await self._amending.amend(amendments, now)
+
+    def stamp(self) -> object | None:
+        """See :meth:`Store.stamp`. SQLite tells; of another server's commits only the server could."""
+        return self._database.stamp()
+
+    async def changed(self, timeout: float) -> bool:
+        """See :meth:`Store.changed`. At most a second late for what other processes commit.
+
+        On PostgreSQL, what gives workers something to do is heard of at once.
+        """
+        return await self._database.changed(timeout)

@@ -1,0 +1,225 @@
+"""SQLite: one file, one writer at a time, any number of readers.
+
+Writing transactions begin ``IMMEDIATE``: they take the file's only write lock before they look, so that nothing they
+have read can change before they write, and a lock that is taken is waited for (``busy_timeout``) instead of refused
+half-way. In one process they share one connection, and queue for it without spending a thread each. A read is one
+statement: it sees the state of the last commit (WAL), waits for nobody, and needs no ``BEGIN``.
+
+``synchronous=FULL`` makes a commit durable when it returns: a rotated refresh token must outlive a power cut.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import sqlite3
+from contextlib import suppress
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final, TypeVar, cast
+
+import aiosqlite
+import sqlalchemy as sa
+from sqlalchemy.ext.asyncio import create_async_engine
+
+from kimiflow.boottime import this_boot
+from kimiflow.errors import InvalidSetting, StoreUnavailable
+from kimiflow.stores.backend import Backend
+from kimiflow.stores.bootclock import BootClock
+from kimiflow.stores.sqlite_thread import ThreadedConnection
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Collection, Sequence
+    from contextlib import AbstractAsyncContextManager
+
+    from sqlalchemy.engine.interfaces import DBAPIConnection
+    from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
+
+    from kimiflow.stores.bulk import Transaction
+
+__all__ = ["SqliteBackend"]
+
+T = TypeVar("T")
+
+_WRITER: Final = (
+    "PRAGMA foreign_keys = ON",
+    "PRAGMA synchronous = FULL",
+    # In KiB. A batch touches about as many pages as it has rows, and most of them again in the next step.
+    "PRAGMA cache_size = -32768",
+    # In pages of 4 KiB. A commit of some hundred rows is a thousand pages: the default would copy the log back into
+    # the database at every one.
+    "PRAGMA wal_autocheckpoint = 8000",
+)
+_READER: Final = ("PRAGMA query_only = ON",)
+_READERS: Final = 4
+_PAUSE: Final = 0.02
+
+
+class SqliteBackend(Backend):
+    """:param busy_timeout: seconds to wait for another process that writes."""
+
+    def __init__(self, url: sa.URL, *, busy_timeout: float) -> None:
+        if url.drivername not in {"sqlite", "sqlite+aiosqlite"} or url.query or url.host:
+            raise InvalidSetting(
+                "KIMIFLOW_DATABASE_URL is not a URL of an SQLite file",
+                hint="It looks like sqlite:///relative.db or sqlite:////absolute/path.db, and takes no parameters.",
+            )
+        if not url.database or url.database == ":memory:" or url.database.startswith("file:"):
+            raise InvalidSetting(
+                "KIMIFLOW_DATABASE_URL names no file, and an SQLite database in memory cannot be shared",
+                hint="Name a file, as in sqlite:///kimiflow.db, or use memory:// to keep nothing.",
+            )
+        self.path = Path(url.database).absolute()
+        self.where = f"the database {self.path}"
+        self._busy_timeout = busy_timeout
+        self.writer = self._engine(_WRITER, connections=1)
+        self.reader = self._engine(_READER, connections=_READERS)
+        self._clock = BootClock(this_boot())
+        self._watch: asyncio.Task[aiosqlite.Connection] | None = None
+        self._stamps: sqlite3.Connection | None = None
+
+    def _engine(self, pragmas: Sequence[str], *, connections: int) -> AsyncEngine:
+        engine = create_async_engine(
+            sa.URL.create("sqlite+aiosqlite", database=str(self.path)),
+            connect_args={
+                "timeout": self._busy_timeout,
+                "isolation_level": None,
+                "async_creator_fn": ThreadedConnection,
+            },
+            pool_size=connections,
+            max_overflow=0,
+            # A reader has nothing to roll back.
+            pool_reset_on_return="rollback" if pragmas is _WRITER else None,
+            hide_parameters=True,
+        )
+
+        def on_connect(connection: DBAPIConnection, record: object) -> None:
+            del record
+            cursor = connection.cursor()
+            for pragma in pragmas:
+                cursor.execute(pragma)
+            cursor.close()
+
+        def on_begin(connection: sa.Connection) -> None:
+            connection.exec_driver_sql("BEGIN IMMEDIATE")
+
+        sa.event.listen(engine.sync_engine, "connect", on_connect)
+        if pragmas is _WRITER:
+            sa.event.listen(engine.sync_engine, "begin", on_begin)
+        return engine
+
+    async def exists(self) -> bool:
+        return self.path.exists() and self.path.stat().st_size > 0
+
+    async def make(self) -> None:
+        """Makes the file, for its owner alone; SQLite gives the files beside it the same mode."""
+        try:
+            missing = [folder for folder in self.path.parents if not folder.exists()]
+            for folder in reversed(missing):
+                folder.mkdir(mode=0o700, exist_ok=True)
+            os.close(os.open(self.path, os.O_CREAT | os.O_RDWR | os.O_CLOEXEC, 0o600))
+        except OSError as error:
+            raise StoreUnavailable(
+                f"{self.where} cannot be opened: {error.strerror}",
+                hint="Look at KIMIFLOW_DATABASE_URL and at the folder's permissions.",
+            ) from None
+
+    async def settle_in(self) -> None:
+        """Switches to write-ahead logging, which stays.
+
+        SQLite does not wait for other processes that open the file at the same moment, so this does.
+        """
+        deadline = asyncio.get_running_loop().time() + self._busy_timeout
+        async with aiosqlite.connect(self.path, isolation_level=None, timeout=self._busy_timeout) as connection:
+            while True:
+                try:
+                    (mode,) = await _only_row(connection, "PRAGMA journal_mode = WAL")
+                except sqlite3.OperationalError as error:
+                    busy = error.sqlite_errorcode & 0xFF == sqlite3.SQLITE_BUSY
+                    if not busy or asyncio.get_running_loop().time() >= deadline:
+                        raise
+                    await asyncio.sleep(_PAUSE)
+                    continue
+                break
+        if mode != "wal":
+            raise StoreUnavailable(
+                f"{self.where} lies where SQLite cannot share it between processes (journal_mode is {mode})",
+                hint="Put it on a local disk.",
+            )
+
+    async def alone(self, connection: AsyncConnection) -> None:
+        """``BEGIN IMMEDIATE`` has seen to it."""
+
+    async def at_once(
+        self,
+        act: Callable[[Transaction], T],
+        connected: Callable[[], AbstractAsyncContextManager[AsyncConnection]],
+        *,
+        writes: bool,
+        worth: Callable[[Transaction], bool] | None = None,
+    ) -> T | None:
+        """One turn of the connection's thread, which begins the transaction and ends it."""
+        del connected
+        async with (self.writer if writes else self.reader).connect() as connection:
+            raw = await connection.get_raw_connection()
+            threaded = cast("ThreadedConnection", raw.driver_connection)
+            return await (threaded.transact(act, worth) if writes else threaded.look(act))
+
+    def is_foreign(self, tables: Collection[str]) -> bool:
+        """The file is ours alone, so any table in it tells of another owner."""
+        return bool(tables)
+
+    def one_of(self, column: sa.ColumnElement[Any], parameter: str) -> sa.ColumnElement[bool]:
+        values = sa.func.json_each(sa.bindparam(parameter)).table_valued("value")
+        return column.in_(sa.select(values.c.value))
+
+    def listed(self, values: Collection[str]) -> str:
+        return json.dumps(list(values))
+
+    async def now(self, local: float) -> float:
+        """Counted from the machine's start: all who share a file are on one machine."""
+        return await self._clock.now(local, self.reader, self.writer)
+
+    async def version(self) -> int:
+        """Counts the commits of all other connections, those of this process included."""
+        if self._watch is None:
+            self._watch = asyncio.create_task(self._connect_watch(), name="kimiflow-watch")
+        try:
+            # Who waits may be cancelled, and a connection that is cut short leaves a thread that talks to a closed loop.
+            watch = await asyncio.shield(self._watch)
+        except sqlite3.Error:
+            self._watch = None
+            raise
+        (number,) = await _only_row(watch, "PRAGMA data_version")
+        return int(number)
+
+    def stamp(self) -> object | None:
+        """The same number, read where it is kept: in memory that all processes share, so that nobody is waited for."""
+        try:
+            if self._stamps is None:
+                self._stamps = sqlite3.connect(self.path, isolation_level=None, check_same_thread=False)
+            row = self._stamps.execute("PRAGMA data_version").fetchone()
+        except sqlite3.Error:
+            return None
+        return row[0] if row else None
+
+    async def _connect_watch(self) -> aiosqlite.Connection:
+        return await aiosqlite.connect(self.path, isolation_level=None)
+
+    async def close(self) -> None:
+        stamps, self._stamps = self._stamps, None
+        if stamps is not None:
+            stamps.close()
+        watch, self._watch = self._watch, None
+        if watch is not None:
+            with suppress(sqlite3.Error):
+                await (await watch).close()
+        await self.reader.dispose()
+        # Last, so that it can tidy the log away.
+        await self.writer.dispose()
+
+
+async def _only_row(connection: aiosqlite.Connection, statement: str) -> tuple[Any, ...]:
+    async with connection.execute(statement) as cursor:
+        row = await cursor.fetchone()
+    return tuple(row or ())

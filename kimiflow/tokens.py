@@ -1,0 +1,148 @@
+"""Fresh access tokens, one refresh for all who ask at once."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from kimiflow.advance import INTERRUPTED
+from kimiflow.errors import RequestFailed, ServerUnreachable, StillPending
+from kimiflow.model import State
+from kimiflow.outcome import failed_attempt, no_grant
+from kimiflow.status import Token
+
+if TYPE_CHECKING:
+    from kimiflow.engine import Engine
+    from kimiflow.model import Authorization, Sealed
+    from kimiflow.stores.base import Snapshot
+
+__all__ = ["TokenSource"]
+
+_MOST_CACHED = 1_024
+
+_WORTH_HANDING_OUT = 5.0
+"""Seconds of life that make a token usable when its refresh fails."""
+
+
+class TokenSource:
+    """Hands out access tokens from an engine's store.
+
+    Nobody here sends a request. Who needs a refresh makes it due, for the token version that he saw, and whoever
+    claims the row first, in whatever process, does it for all.
+    """
+
+    def __init__(self, engine: Engine) -> None:
+        self._engine = engine
+        self._cache: dict[str, tuple[Token, float, object]] = {}
+
+    def cached(self, name: str) -> Token | None:
+        """The token that was handed out last, where it is certain that it is still the one, and fresh.
+
+        Certain means that nobody anywhere has committed anything since it was read: no refresh, no sign-out.
+        """
+        found = self._cache.get(name)
+        if found is None:
+            return None
+        token, due, stamp = found
+        engine = self._engine
+        if (
+            stamp == engine.store.stamp()
+            and engine.clock.is_synchronised()
+            and engine.clock.now() < min(due, token.expires_at)
+        ):
+            return token
+        del self._cache[name]
+        return None
+
+    async def fresh(self, snapshot: Snapshot, timeout: float | None, stamp: object | None = None) -> Token:
+        """A token that is not due for a refresh, or the best that can be had. See :meth:`KimiFlow.token`.
+
+        :param stamp: the store's, from before ``snapshot`` was read, where the token may be cached.
+        """
+        grant = _grant(snapshot)
+        now = self._engine.clock.now()
+        if grant.state is State.GRANTED and (grant.next_attempt_at or now) > now:
+            token = await self._open(snapshot, grant)
+            if stamp is not None:
+                if len(self._cache) >= _MOST_CACHED:
+                    self._cache.clear()
+                self._cache[snapshot.account.name] = token, grant.next_attempt_at or now, stamp
+            return token
+        if self._usable(grant) and (grant.attempts or (grant.not_before or now) > now):
+            # Somebody is at it already and waits between two attempts; the token still works.
+            return await self._open(snapshot, grant)
+        return await self._refresh(snapshot, grant, timeout, forced=False)
+
+    async def refreshed(self, snapshot: Snapshot, seen: str | None, timeout: float | None) -> Token:
+        """A token newer than ``seen``, or than the present one. See :meth:`KimiFlow.refresh`."""
+        grant = _grant(snapshot)
+        if seen is not None:
+            present = await self._open(snapshot, grant)
+            if present.access_token != seen:
+                return present
+        return await self._refresh(snapshot, grant, timeout, forced=True)
+
+    async def _refresh(
+        self, snapshot: Snapshot, grant: Authorization[Sealed], timeout: float | None, *, forced: bool
+    ) -> Token:
+        engine, name = self._engine, snapshot.account.name
+        now = engine.clock.now()
+        if grant.not_before is not None and grant.not_before > now:
+            raise RequestFailed(
+                f"the server asked for no refresh of {name} for another {grant.not_before - now:.0f} s",
+                hint="After that it is refreshed by: kimiflow run",
+                account=name,
+            )
+        patience = engine.settings.http_timeout + 5.0 if timeout is None else timeout
+        deadline = engine.clock.monotonic() + patience
+        before, current = grant, grant
+        async with engine.driving([snapshot.account.id]):
+            await engine.store.hasten([(grant.id, grant.token_version)], now)
+            engine.stirred()
+            while True:
+                moved = engine.moved
+                snapshot = await engine.snapshot(name)
+                current = _grant(snapshot)
+                if (current.id, current.token_version) != (before.id, before.token_version):
+                    return await self._open(snapshot, current)
+                if current.attempts > before.attempts and current.error != INTERRUPTED:
+                    failure = failed_attempt(name, current.error, current.error_description)
+                    break
+                try:
+                    await engine.wait_for(moved, deadline)
+                except StillPending:
+                    failure = ServerUnreachable(
+                        f"{name} was not refreshed within {patience:g} s",
+                        hint=f"See what happened with: kimiflow history {name}",
+                        account=name,
+                    )
+                    break
+        if not forced and self._usable(current):
+            engine.log.warning("refresh_failed_token_still_good", account=name, reason=failure.message)
+            return await self._open(snapshot, current)
+        raise failure
+
+    def _usable(self, grant: Authorization[Sealed]) -> bool:
+        return (grant.token_expires_at or 0.0) > self._engine.clock.now() + _WORTH_HANDING_OUT
+
+    async def _open(self, snapshot: Snapshot, grant: Authorization[Sealed]) -> Token:
+        vault = await self._engine.vault()
+        assert grant.access_token is not None  # noqa: S101 - granted and refreshing hold one
+        opened = vault.open(grant.access_token, grant.id, "access_token")
+        return Token(
+            account=snapshot.account.name,
+            access_token=opened.reveal(),
+            token_type=grant.token_type or "Bearer",
+            expires_at=grant.token_expires_at or 0.0,
+            scope=grant.scope,
+            device_id=snapshot.account.device_id,
+        )
+
+
+def _grant(snapshot: Snapshot) -> Authorization[Sealed]:
+    """The authorization that holds tokens.
+
+    :raises KimiFlowError: saying why there is none.
+    """
+    if snapshot.grant is None:
+        raise no_grant(snapshot)
+    return snapshot.grant

@@ -1,0 +1,1 @@
+"""kimiflow in code, against the sandbox over real sockets."""

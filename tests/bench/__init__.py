@@ -1,0 +1,1 @@
+"""How fast, in ratios: kimiflow beside bare HTTP clients, in one run. ``python -m tests.bench --help``."""

@@ -1,0 +1,102 @@
+"""The table, and the plot."""
+
+from __future__ import annotations
+
+import statistics
+from typing import TYPE_CHECKING, Any
+
+from rich.console import Console
+from rich.table import Table
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+__all__ = ["plot", "show"]
+
+
+def _median(result: dict[str, Any], row: str) -> float | None:
+    found = result["rates"].get(row)
+    return statistics.median(found) if found else None
+
+
+def ratios(result: dict[str, Any]) -> list[tuple[str, float | None, str]]:
+    """What is to be reached: (figure, found, at least)."""
+
+    def over(a: str, b: str) -> float | None:
+        # Round by round, so that a machine whose speed drifts does not decide.
+        pairs = list(zip(result["rates"].get(a, []), result["rates"].get(b, []), strict=False))
+        return statistics.median(x / y for x, y in pairs) if pairs else None
+
+    steady = result.get("steady", {}).get("SQLite")
+    memory = result.get("memory_mib", {})
+    processes = result.get("processes_ms")
+    first = processes and [
+        a / b for a, b in zip(processes["import sqlalchemy, httpx"], processes["kimiflow token NAME"], strict=True)
+    ]
+    return [
+        ("polls/s, SQLite : bare aiohttp", over("kimiflow, SQLite", "bare aiohttp"), "1.0"),
+        ("polls/s, PostgreSQL : bare aiohttp", over("kimiflow, PostgreSQL", "bare aiohttp"), "1.0"),
+        (
+            "polls/s over TLS, SQLite : a session per poll",
+            over("kimiflow, SQLite, TLS", "a session per poll, TLS"),
+            "8",
+        ),
+        ("polls/s, SQLite : naive", over("kimiflow, SQLite", "naive"), "20"),
+        (
+            "refreshes/s, SQLite : bare aiohttp",
+            over("kimiflow, SQLite, refreshes", "bare aiohttp, refreshes"),
+            "0.6",
+        ),
+        ("due polls achieved", steady["achieved"] if steady else None, "0.99"),
+        ("p99 lateness, ms", steady["p99_ms"] if steady else None, "under 250"),
+        ("memory at 100,000 accounts : at 1,000", memory[100_000] / memory[1_000] if memory else None, "under 1.1"),
+        ("`import sqlalchemy, httpx` : `kimiflow token NAME`", statistics.median(first) if first else None, "1.0"),
+        ("flow.token() in process, µs", statistics.median(result.get("token_us", [0.0])) or None, "under 20"),
+    ]
+
+
+def show(result: dict[str, Any]) -> None:
+    """Everything, to stdout."""
+    console = Console()
+    console.print(f"{result['at']}, {result['machine']}, medians of {result['rounds']} rounds")
+    if result["rates"]:
+        table = Table("contender", "per second", "from", "to")
+        for row, found in result["rates"].items():
+            table.add_row(row, *(f"{x:,.0f}" for x in (statistics.median(found), min(found), max(found))))
+        console.print(table)
+    for name, figures in result.get("steady", {}).items():
+        shown = {key: round(value, 3) for key, value in figures.items() if key != "lateness_ms"}
+        console.print(f"steady, {name}: {shown}")
+    for key in ("restart", "memory_mib", "token_us", "processes_ms", "imports", "workers", "concurrency"):
+        if key in result:
+            console.print(f"{key}: {result[key]}")
+    table = Table("figure", "found", "to reach")
+    for figure, found, least in ratios(result):
+        table.add_row(figure, "-" if found is None else f"{found:,.2f}", least)
+    console.print(table)
+
+
+def plot(result: dict[str, Any], path: Path) -> None:
+    """Rate by concurrency, the distribution of lateness, and memory by the number of accounts."""
+    import matplotlib as mpl
+
+    mpl.use("Agg")
+    from matplotlib import pyplot
+
+    figure, (rates, lateness, memory) = pyplot.subplots(1, 3, figsize=(15, 4.5), constrained_layout=True)
+    for name, points in result.get("concurrency", {}).items():
+        rates.plot([int(k) for k in points], list(points.values()), marker="o", label=name)
+    rates.set(xscale="log", xlabel="requests in flight", ylabel="polls per second", title="Rate by concurrency")
+    rates.legend()
+    for name, figures in result.get("steady", {}).items():
+        values = sorted(figures["lateness_ms"])
+        shares = [i / len(values) for i in range(len(values))]
+        lateness.plot(values, shares, label=name)
+    lateness.set(xlabel="ms after the poll was due", ylabel="share of polls", title="Lateness, 10,000 flows at 5 s")
+    lateness.set_xlim(0, 300)
+    lateness.legend()
+    sizes = result.get("memory_mib", {})
+    memory.plot([int(k) for k in sizes], list(sizes.values()), marker="o")
+    memory.set(xscale="log", xlabel="accounts", ylabel="resident MiB", title="Memory of a worker")
+    memory.set_ylim(bottom=0)
+    figure.savefig(path, dpi=110)

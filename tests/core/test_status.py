@@ -1,0 +1,131 @@
+"""What an account looks like from outside, and why it has no token to give."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+import pytest
+
+from kimiflow import errors
+from kimiflow.model import State
+from kimiflow.outcome import failed_attempt, no_grant
+from kimiflow.status import Token, rfc3339, status_of
+from kimiflow.stores.base import Snapshot
+from kimiflow.vault import Vault
+
+from .samples import NOW, account, authorization_in
+
+if TYPE_CHECKING:
+    from kimiflow.model import Authorization, Sealed
+
+VAULT = Vault(bytes(32))
+LINK = "https://kimi.example/device?user_code=GZ4V-K8PN"
+
+
+def sealed(state: State, **changes: object) -> Authorization[Sealed]:
+    return VAULT.seal_authorization(authorization_in(state, **changes))
+
+
+def snapshot(*authorizations: Authorization[Sealed]) -> Snapshot:
+    return Snapshot(account(), authorizations)
+
+
+def test_as_json_it_has_these_keys_in_this_order() -> None:
+    assert status_of(snapshot(sealed(State.PENDING))).as_json() == {
+        "account": "work",
+        "provider": "kimi",
+        "state": "pending",
+        "user_code": "GZ4V-K8PN",
+        "verification_uri": "https://kimi.example/device",
+        "verification_uri_complete": "https://kimi.example/device?user_code=GZ4V-K8PN",
+        "code_expires_at": "2023-11-14T22:28:20.000Z",
+        "interval": 5.0,
+        "token_expires_at": None,
+        "next_attempt_at": "2023-11-14T22:13:25.000Z",
+        "attempts": 0,
+        "error": None,
+        "error_description": None,
+        "updated_at": "2023-11-14T22:13:20.000Z",
+    }
+    assert list(status_of(snapshot()).as_json()) == list(status_of(snapshot(sealed(State.GRANTED))).as_json())
+
+
+def test_a_token_has_these() -> None:
+    token = Token("work", "access-1", "Bearer", NOW, "coding", "device-1")
+    assert token.as_json() == {
+        "account": "work",
+        "access_token": "access-1",
+        "token_type": "Bearer",
+        "expires_at": "2023-11-14T22:13:20.000Z",
+        "scope": "coding",
+        "device_id": "device-1",
+    }
+
+
+def test_times_are_rfc_3339_in_utc() -> None:
+    assert rfc3339(None) is None
+    assert rfc3339(0.0) == "1970-01-01T00:00:00.000Z"
+    assert rfc3339(NOW + 0.1239) == "2023-11-14T22:13:20.123Z"
+
+
+def test_an_account_that_is_signed_out_has_no_state() -> None:
+    status = status_of(snapshot())
+    assert (status.state, status.user_code, status.next_attempt_at) == (None, None, None)
+    assert status.updated_at == NOW
+
+
+def test_a_new_sign_in_is_shown_while_the_old_grant_still_works() -> None:
+    flow = replace(sealed(State.PENDING), id="authorization-2")
+    status = status_of(snapshot(sealed(State.GRANTED), flow))
+    assert status.state is State.PENDING
+    assert status.on_its_way
+    assert status.token_expires_at == NOW + 900
+
+
+class TestWhyThereIsNoToken:
+    @pytest.mark.parametrize(
+        ("there", "error", "message"),
+        [
+            ([], errors.SignedOut, "work is signed out"),
+            ([sealed(State.REQUESTED)], errors.StillPending, "work waits for somebody to approve it"),
+            (
+                [sealed(State.PENDING)],
+                errors.StillPending,
+                f"work waits for somebody to approve it: open {LINK} (code GZ4V-K8PN)",
+            ),
+            (
+                [sealed(State.DENIED, error="access_denied", error_description="not you")],
+                errors.AccessDenied,
+                "the sign-in of work was denied (access_denied: not you)",
+            ),
+            (
+                [sealed(State.EXPIRED, error="expired_token")],
+                errors.AuthorizationExpired,
+                "the sign-in of work has expired (expired_token)",
+            ),
+        ],
+    )
+    def test_is_said_with_the_account_and_what_to_type(
+        self, there: list[Authorization[Sealed]], error: type[errors.KimiFlowError], message: str
+    ) -> None:
+        found = no_grant(snapshot(*there))
+        assert type(found) is error
+        assert found.message == message
+        assert found.account == "work"
+        assert "kimiflow login work" in found.hint
+
+    @pytest.mark.parametrize(
+        ("code", "error"),
+        [
+            ("timeout", errors.ServerUnreachable),
+            ("connection_failed", errors.ServerUnreachable),
+            ("http_503", errors.RequestFailed),
+            ("invalid_response", errors.RequestFailed),
+        ],
+    )
+    def test_may_be_that_the_server_was_of_no_help(self, code: str, error: type[errors.KimiFlowError]) -> None:
+        found = failed_attempt("work", code, "some detail")
+        assert type(found) is error
+        assert f"({code}: some detail)" in found.message
+        assert "Nothing is lost" in found.hint

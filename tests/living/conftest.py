@@ -1,0 +1,3 @@
+from tests.formats.conftest import empty_database, house, sandbox
+
+__all__ = ["empty_database", "house", "sandbox"]

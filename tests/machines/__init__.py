@@ -1,0 +1,1 @@
+"""Many workers on one store: their clocks, their connections, their upgrades."""

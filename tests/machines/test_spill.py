@@ -1,0 +1,96 @@
+"""Whose file of unsaved steps it is: of a worker that lives, or of one that is gone."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from kimiflow.logs import get_logger
+from kimiflow.spill import Spill, recover
+from kimiflow.stores.memory import MemoryStore
+from tests.stores.contract.making import NOW, claim_one, issue, now_granted, pending, refreshing
+
+if TYPE_CHECKING:
+    from kimiflow.stores.base import Step
+
+REPOSITORY = Path(__file__).parents[2]
+
+# Takes the place of a file as a worker does, and waits to be killed.
+CHILD = """
+import sys
+from pathlib import Path
+from kimiflow.spill import _write
+path = Path(sys.argv[1])
+held = _write(path, path.read_text())
+print("held", flush=True)
+sys.stdin.read()
+"""
+
+
+async def unsaved(store: MemoryStore) -> Step:
+    await issue(store, pending())
+    return now_granted(await claim_one(store), NOW)
+
+
+async def test_a_file_of_a_process_with_our_number_is_recovered(tmp_path: Path) -> None:
+    """In a container every process has the number of the one before."""
+    store, spill = MemoryStore(), Spill(tmp_path, get_logger())
+    spill.keep([await unsaved(store)])
+    (file,) = tmp_path.glob("unsaved-*")
+    assert file.name.split("-")[1] == str(os.getpid())
+    assert await recover(tmp_path, store, get_logger()) == 0
+    spill.close()
+    assert await recover(tmp_path, store, get_logger()) == 1
+    (snapshot,) = await store.snapshots()
+    assert snapshot.grant is not None
+    assert not list(tmp_path.iterdir())
+
+
+async def test_a_file_of_a_worker_that_lives_is_left_to_it(tmp_path: Path) -> None:
+    """It holds the lease: to commit its step without the lease would free the row in the middle of a refresh."""
+    store, spill = MemoryStore(), Spill(tmp_path, get_logger())
+    spill.keep([await unsaved(store)])
+    spill.close()
+    (file,) = tmp_path.glob("unsaved-*")
+    child = subprocess.Popen(
+        [sys.executable, "-c", CHILD, str(file)],
+        cwd=REPOSITORY,
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+    try:
+        assert child.stdout is not None
+        assert child.stdout.readline() == "held\n"
+        assert await recover(tmp_path, store, get_logger()) == 0
+    finally:
+        child.kill()
+        child.communicate()
+    assert await recover(tmp_path, store, get_logger()) == 1
+
+
+async def test_each_version_of_the_file_is_locked(tmp_path: Path) -> None:
+    store, spill = MemoryStore(), Spill(tmp_path, get_logger())
+    step = await unsaved(store)
+    for number in range(1, 4):
+        spill.keep([step] * number)
+        assert await recover(tmp_path, store, get_logger()) == 0
+        (file,) = tmp_path.iterdir()
+        assert len(json.loads(file.read_text())) == number
+    spill.keep([])
+    assert not list(tmp_path.iterdir())
+    spill.close()
+
+
+async def test_a_refresh_that_a_dead_worker_announced_is_free_for_the_next(tmp_path: Path) -> None:
+    store, spill = MemoryStore(), Spill(tmp_path, get_logger())
+    await issue(store, pending())
+    await store.commit([now_granted(await claim_one(store), NOW, next_attempt_at=NOW)])
+    spill.keep([refreshing(await claim_one(store), NOW)])
+    spill.close()
+    assert await recover(tmp_path, store, get_logger()) == 1
+    assert len(await store.claim_due("B", NOW, 60.0, 10)) == 1

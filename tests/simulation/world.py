@@ -1,0 +1,177 @@
+"""One run: accounts, workers, a server, people who approve, and the weather."""
+
+from __future__ import annotations
+
+import asyncio
+import random
+import tempfile
+from typing import TYPE_CHECKING, Any
+
+from kimiflow import advance
+from kimiflow.model import Account
+from kimiflow.provider import BUILT_IN
+from kimiflow.sandbox.authority import Authority
+from kimiflow.sandbox.settings import Settings as ServerSettings
+from kimiflow.scheduler import Limits
+from kimiflow.settings import load_settings
+from kimiflow.stores.base import Beginning
+from kimiflow.stores.memory import MemoryStore
+from kimiflow.vault import Vault
+
+from ..virtual import START, VirtualLoop
+from .faults import CALM, Weather, draw_weather
+from .judge import Judge
+from .worker import Worker
+
+if TYPE_CHECKING:
+    from collections.abc import Coroutine
+
+    from kimiflow.stores.base import Snapshot, Store
+
+__all__ = ["World", "simulate"]
+
+
+class World:
+    """Everything of one run, made from a seed."""
+
+    def __init__(self, loop: VirtualLoop, seed: int, *, store: Store | None = None) -> None:
+        self.loop = loop
+        self.rng = random.Random(seed)
+        self.weather: Weather = CALM
+        self.store: Store = store or MemoryStore()
+        self.vault = Vault(self.rng.randbytes(32), random_bytes=self.rng.randbytes)
+        with tempfile.TemporaryDirectory() as empty:
+            self.settings = load_settings(home=empty, http_timeout=10.0)
+        self.providers = BUILT_IN
+        self.lease = Limits.for_timeout(self.settings.http_timeout, 64).lease
+        self.authority = Authority(
+            ServerSettings(interval=5.0, code_lifetime=900.0, token_lifetime=600.0), random.Random(seed)
+        )
+        self.judge = Judge(self)
+        self.workers: list[Worker] = []
+        self.issued_to: dict[str, str] = {}
+        self.approved: dict[str, float] = {}
+        self.denied: set[str] = set()
+        self.signed_out: set[str] = set()
+        self.clock_tolerance = 0.05
+        self._background: set[asyncio.Task[None]] = set()
+        self._ids = 0
+
+    def server_now(self) -> float:
+        return START + self.loop.virtual_now
+
+    def in_background(self, coroutine: Coroutine[Any, Any, None]) -> None:
+        task = self.loop.create_task(coroutine)
+        self._background.add(task)
+        task.add_done_callback(self._background.discard)
+
+    def new_id(self) -> str:
+        self._ids += 1
+        return f"{self._ids:08d}"
+
+    def start_worker(self) -> Worker:
+        skew = self.weather.skew * (2 * self.rng.random() - 1)
+        worker = Worker(self, f"worker-{len(self.workers)}", skew)
+        self.workers.append(worker)
+        return worker
+
+    @property
+    def living(self) -> list[Worker]:
+        return [worker for worker in self.workers if not worker.dead]
+
+    # What people do
+
+    async def log_in(self, name: str) -> None:
+        now = self.server_now()
+        (account,) = await self.store.add_accounts([Account(self.new_id(), name, "kimi", f"device-{name}", None, now)])
+        authorization, history = advance.begin(self.new_id(), account.id, now)
+        await self.store.begin([Beginning(self.vault.seal_authorization(authorization), history)])
+        for worker in self.living:
+            worker.scheduler.wake()
+
+    async def decide(self, name: str, *, approve: bool) -> bool:
+        """What a person does who has seen the code; whether there was one to decide about."""
+        (snapshot,) = await self.store.snapshots([name])
+        flow = snapshot.on_its_way
+        if flow is None or flow.user_code is None or (flow.code_expires_at or 0.0) < self.server_now() + 120:
+            return False
+        if approve:
+            self.authority.approve(flow.user_code, self.server_now())
+            self.approved[name] = self.server_now()
+        else:
+            self.authority.deny(flow.user_code, self.server_now())
+            self.denied.add(name)
+        return True
+
+    async def sign_out(self, name: str) -> None:
+        (snapshot,) = await self.store.snapshots([name])
+        await self.store.sign_out([snapshot.account.id], self.server_now())
+        self.signed_out.add(name)
+
+    def authority_knows(self, snapshot: Snapshot) -> bool:
+        """Whether the stored access token is one that the server honours now."""
+        grant = snapshot.grant
+        assert grant is not None
+        assert grant.access_token is not None
+        token = self.vault.open(grant.access_token, grant.id, "access_token").reveal()
+        return self.authority.introspect(token, self.server_now()) is not None
+
+    async def end(self) -> None:
+        for worker in self.workers:
+            await worker.bury()
+        for task in list(self._background):
+            task.cancel()
+        await asyncio.sleep(0)
+
+
+async def _run(world: World, accounts: int, weather: Weather | None) -> None:
+    rng = world.rng
+    drawn = draw_weather(rng)
+    world.weather = weather or drawn
+    workers = rng.randrange(1, 5)
+    for _ in range(workers):
+        world.start_worker()
+    undecided = []
+    for i in range(accounts):
+        await world.log_in(f"account-{i}")
+        undecided.append(f"account-{i}")
+        if rng.random() < 0.2:
+            await asyncio.sleep(rng.random() * 5)
+    leaving = {name for name in undecided if rng.random() < 0.1}
+    ignored = {name for name in undecided if rng.random() < 0.1}
+    storm_ends = world.loop.time() + rng.uniform(600.0, 2_400.0)
+    while world.loop.time() < storm_ends:
+        await asyncio.sleep(rng.uniform(1.0, 60.0))
+        for name in list(undecided):
+            if name not in ignored and rng.random() < 0.3 and await world.decide(name, approve=rng.random() < 0.9):
+                undecided.remove(name)
+        if leaving and rng.random() < 0.2:
+            name = min(leaving)
+            leaving.discard(name)
+            await world.sign_out(name)
+        while len(world.living) < workers:
+            world.start_worker()
+    # The storm is over: what was approved in time must now come to rest, however bad it was.
+    world.weather = CALM
+    while len(world.living) < workers:
+        world.start_worker()
+    await asyncio.sleep(2_000.0)
+
+
+def simulate(seed: int, *, accounts: int = 12, weather: Weather | None = None) -> World:
+    """One run, from its seed. The same seed gives the same run.
+
+    :param weather: the faults, where they are not to be drawn.
+    :raises Violation: where a promise was broken.
+    """
+    loop = VirtualLoop()
+    asyncio.set_event_loop(loop)
+    world = World(loop, seed)
+    try:
+        loop.run_until_complete(_run(world, accounts, weather))
+        loop.run_until_complete(world.judge.verdict())
+        return world
+    finally:
+        loop.run_until_complete(world.end())
+        asyncio.set_event_loop(None)
+        loop.close()

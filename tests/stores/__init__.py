@@ -1,0 +1,1 @@
+"""Stores: the contract that every one of them keeps, and what is particular to each."""
