@@ -6,7 +6,7 @@ a flow does can be read and tested here, without a loop, a store or a server.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from kimiflow import events
@@ -73,8 +73,7 @@ def adopt(
     The refresh shows whether the tokens are still good, and rotates them away from whoever had them before.
     """
     fresh, _ = begin(authorization_id, account_id, now)
-    authorization = replace(
-        fresh,
+    authorization = fresh._replace(
         state=State.GRANTED,
         token_type=tokens.token_type or "Bearer",
         scope=tokens.scope,
@@ -128,8 +127,7 @@ class _Step:
         wait = 0.0 if event.error == INTERRUPTED else self.pacing.backoff(attempts, self.spread)
         # RFC 8628 §3.5: after a time-out polls come less often than before, not just as often.
         wait = max(wait + (self.before.interval or 0.0), event.retry_after or 0.0)
-        return replace(
-            self.before,
+        return self.before._replace(
             state=self.state,
             updated_at=self.now,
             next_attempt_at=self._within_deadline(self.now + wait),
@@ -191,7 +189,7 @@ class _Step:
 
     def renewed(self) -> Open:
         fresh, _ = begin(self.before.id, self.before.account_id, self.now)
-        return replace(fresh, created_at=self.before.created_at, token_version=self.before.token_version + 1)
+        return fresh._replace(created_at=self.before.created_at, token_version=self.before.token_version + 1)
 
     def _within_deadline(self, at: float) -> float:
         """``at``, or as soon after our deadline as the interval allows: what is long past it is given up, not put off."""
@@ -201,7 +199,7 @@ class _Step:
     def _cleared(self, **changes: Any) -> Open:  # noqa: ANN401 - the fields of an authorization
         """The authorization in its new state, with the failures before forgotten."""
         values = {"not_before": None, "attempts": 0, "error": None, "error_description": None, **changes}
-        return replace(self.before, state=self.state, updated_at=self.now, **values)
+        return self.before._replace(state=self.state, updated_at=self.now, **values)
 
 
 def advance(authorization: Open, event: Event, now: float, *, pacing: Pacing, spread: float) -> tuple[Open, Transition]:

@@ -17,7 +17,6 @@ import asyncio
 import os
 import secrets
 import socket
-from dataclasses import replace
 from typing import TYPE_CHECKING, Final, Protocol
 
 from kimiflow.committer import Committer
@@ -136,7 +135,7 @@ class Handover:
             raise
         now = engine.clock.now()
         last = Transition(now, State.GRANTED, None, HANDED_OVER, self._destination)
-        outcome = await commit(Step(claim, replace(paused, updated_at=now), (last,), ends=True))
+        outcome = await commit(Step(claim, paused._replace(updated_at=now), (last,), ends=True))
         if outcome is Outcome.LOST:
             await asyncio.to_thread(self._place.withdraw)
         engine.stirred()
@@ -144,8 +143,7 @@ class Handover:
 
     def _paused(self, claim: Claim) -> Authorization[Sealed]:
         now = self._engine.clock.now()
-        return replace(
-            claim.authorization,
+        return claim.authorization._replace(
             updated_at=now,
             next_attempt_at=max(now, claim.authorization.token_expires_at or now),
             error=HANDING_OVER,
@@ -156,7 +154,7 @@ class Handover:
         """The way back, where nothing could be written."""
         now, before = self._engine.clock.now(), claim.authorization
         at = self._engine.settings.pacing.refresh_at(now, before.token_expires_at or now, 0.0)
-        after = replace(before, updated_at=now, next_attempt_at=at)
+        after = before._replace(updated_at=now, next_attempt_at=at)
         return Step(claim, after, (Transition(now, State.GRANTED, State.GRANTED, _NOT_HANDED_OVER, reason),))
 
 

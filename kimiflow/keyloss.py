@@ -7,7 +7,7 @@ it belonged to come to rest as expired, with the reason, and their accounts keep
 from __future__ import annotations
 
 import asyncio
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
 from kimiflow.errors import UsageError, WrongKey
@@ -153,8 +153,7 @@ def sealed_in(row: Authorization[Sealed]) -> list[Sealed]:
 
 def _ending(row: Authorization[Sealed], reason: str, now: float) -> Amendment:
     bare: Authorization[Sealed] = row.with_secrets(None, None, None)
-    after = replace(
-        bare,
+    after = bare._replace(
         state=State.EXPIRED,
         updated_at=now,
         next_attempt_at=None,

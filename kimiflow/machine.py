@@ -31,6 +31,7 @@ is in ``advance``.
 from __future__ import annotations
 
 from collections import defaultdict
+from functools import cache
 from typing import TYPE_CHECKING, Final
 
 from transitions import Machine, MachineError
@@ -93,8 +94,9 @@ def _build() -> Machine:
 _MACHINE: Final = _build()
 
 
+@cache
 def next_state(state: State, event: str) -> State:
-    """Where ``event`` leads from ``state``.
+    """Where ``event`` leads from ``state``. The machine is asked once for each pair, because its answer never changes.
 
     :raises IllegalTransition: where the table has no such row.
     """

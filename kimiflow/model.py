@@ -6,9 +6,9 @@ All times are Unix seconds (``float``, UTC); all durations are seconds.
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from enum import Enum
-from typing import Generic, NewType, TypeVar
+from typing import Final, Generic, NamedTuple, NewType, TypeVar
 
 from kimiflow.errors import InvalidAccountName
 from kimiflow.secret import Secret
@@ -32,8 +32,11 @@ __all__ = [
 Sealed = NewType("Sealed", str)
 """A secret that the vault has sealed: printable ASCII, safe to store."""
 
-S = TypeVar("S", Secret, Sealed)
-R = TypeVar("R", Secret, Sealed)
+S = TypeVar("S", bound=Secret | Sealed)
+R = TypeVar("R", bound=Secret | Sealed)
+
+_SECRETS: Final = 3
+"""The last fields of an authorization: device code, access token, refresh token."""
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._@+-]{0,63}")
 
@@ -118,13 +121,12 @@ class TokenSet:
     expires_in: float
 
 
-@dataclass(frozen=True, slots=True)
-class Authorization(Generic[S]):
+class Authorization(NamedTuple, Generic[S]):
     """The stored state machine: one sign-in, from request to grant and through every refresh.
 
     ``Authorization[Secret]`` is open and lives in a worker's memory only; ``Authorization[Sealed]`` is
-    what stores see. The order of the fields is the order of the columns, so that a row becomes one
-    without a look at any name.
+    what stores see. It is a tuple because it is made anew four times for each poll, and a frozen dataclass takes five times
+    as long. The order of the fields is the order of the columns, so that a row becomes one without a look at any name.
     """
 
     id: str
@@ -150,37 +152,18 @@ class Authorization(Generic[S]):
     token_expires_at: float | None
     token_version: int
     """Counts how often device code or tokens were replaced: equal numbers mean the same secrets."""
-    device_code: S | None = field(repr=False)
-    access_token: S | None = field(repr=False)
-    refresh_token: S | None = field(repr=False)
+    device_code: S | None
+    access_token: S | None
+    refresh_token: S | None
+
+    def __repr__(self) -> str:
+        """Without the secrets, sealed or not."""
+        shown = zip(self._fields[:-_SECRETS], self, strict=False)
+        return f"Authorization({', '.join(f'{name}={value!r}' for name, value in shown)})"
 
     def with_secrets(self, device_code: R | None, access_token: R | None, refresh_token: R | None) -> Authorization[R]:
         """The same authorization with its secrets sealed or opened."""
-        # Spelled out, because dataclasses.replace takes twice as long, and this is done twice for each poll.
-        return Authorization(
-            self.id,
-            self.account_id,
-            self.state,
-            self.created_at,
-            self.updated_at,
-            self.next_attempt_at,
-            self.not_before,
-            self.attempts,
-            self.error,
-            self.error_description,
-            self.interval,
-            self.user_code,
-            self.verification_uri,
-            self.verification_uri_complete,
-            self.code_expires_at,
-            self.token_type,
-            self.scope,
-            self.token_expires_at,
-            self.token_version,
-            device_code,
-            access_token,
-            refresh_token,
-        )
+        return Authorization(*self[:-_SECRETS], device_code, access_token, refresh_token)
 
 
 @dataclass(frozen=True, slots=True)

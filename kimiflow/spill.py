@@ -11,7 +11,7 @@ import json
 import os
 import secrets
 import sys
-from dataclasses import asdict, fields
+from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
 from kimiflow.keys import make_folder
@@ -196,8 +196,7 @@ def _to_json(step: Step) -> dict[str, Any]:
 
 
 def _fields(authorization: Authorization[Sealed]) -> dict[str, Any]:
-    values = {each.name: getattr(authorization, each.name) for each in fields(authorization)}
-    return values | {"state": authorization.state.value}
+    return authorization._asdict() | {"state": authorization.state.value}
 
 
 def _from_json(entry: dict[str, Any]) -> Step:

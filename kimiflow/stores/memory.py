@@ -232,7 +232,7 @@ class MemoryStore:
                 claimable_at = at if row.lease_owner is None else row.claimable_at
                 self._write(
                     row,
-                    replace(seen, next_attempt_at=at),
+                    seen._replace(next_attempt_at=at),
                     lease_owner=row.lease_owner,
                     claimable_at=claimable_at,
                 )

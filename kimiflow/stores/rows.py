@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import fields
 from operator import attrgetter
 from typing import TYPE_CHECKING, Any, Final
 
@@ -29,7 +28,7 @@ __all__ = [
 
 STATES: Final = {state.value: state for state in State}
 
-_NAMES: Final = [field.name for field in fields(Authorization)]
+_NAMES: Final = Authorization._fields
 _FIXED: Final = frozenset({"id", "account_id", "created_at"})
 
 WIDTH: Final = len(_NAMES)

@@ -6,7 +6,6 @@ import asyncio
 import random
 import time
 from contextlib import asynccontextmanager
-from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from kimiflow import advance, identity
@@ -103,7 +102,7 @@ async def filled(
                     "access_token": Secret(SOME_TOKEN),
                     "refresh_token": Secret(f"{id(store)}-{i}.0"),
                 }
-            begun = replace(authorization, **changes)
+            begun = authorization._replace(**changes)
             beginnings.append(Beginning(vault.seal_authorization(begun), history))
         assert all(await store.begin(beginnings))
 

@@ -89,10 +89,10 @@ def authorization_in(state: State, **changes: Any) -> Open:
         State.SLOW_DOWN: step(pending, SlowDown()),
         State.GRANTED: granted,
         State.REFRESHING: step(granted, RefreshDue()),
-        State.DENIED: replace(pending, state=State.DENIED, device_code=None, next_attempt_at=None),
-        State.EXPIRED: replace(pending, state=State.EXPIRED, device_code=None, next_attempt_at=None),
+        State.DENIED: pending._replace(state=State.DENIED, device_code=None, next_attempt_at=None),
+        State.EXPIRED: pending._replace(state=State.EXPIRED, device_code=None, next_attempt_at=None),
     }[state]
-    return replace(made, **changes)
+    return made._replace(**changes)
 
 
 def reply(body: object = None, status: int = 200, **changes: Any) -> Reply:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -263,4 +262,4 @@ class TestWhatIsReported:
 def test_a_step_that_leaves_the_tokens_as_they_were_brings_none() -> None:
     granted = sealed(State.GRANTED)
     claim = Claim(account(), granted, "worker", 1, interrupted=False)
-    assert not Step(claim, replace(granted, attempts=1)).brings_tokens
+    assert not Step(claim, granted._replace(attempts=1)).brings_tokens

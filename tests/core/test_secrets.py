@@ -152,7 +152,7 @@ class TestWhateverHoldsOne:
                 each
                 for each in vars(module).values()
                 if isinstance(each, type)
-                and is_dataclass(each)
+                and (is_dataclass(each) or issubclass(each, tuple))
                 and each.__module__ == module.__name__
                 and not each.__name__.startswith("_")
             }

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import pytest
@@ -76,7 +75,7 @@ def test_an_account_that_is_signed_out_has_no_state() -> None:
 
 
 def test_a_new_sign_in_is_shown_while_the_old_grant_still_works() -> None:
-    flow = replace(sealed(State.PENDING), id="authorization-2")
+    flow = sealed(State.PENDING)._replace(id="authorization-2")
     status = status_of(snapshot(sealed(State.GRANTED), flow))
     assert status.state is State.PENDING
     assert status.on_its_way

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import base64
-from dataclasses import replace
 from itertools import count
 from typing import TYPE_CHECKING
 
@@ -146,13 +145,13 @@ class TestAnAuthorization:
     def test_does_not_open_in_another_row(self, vault: Vault) -> None:
         sealed, _ = self.roundtrip(vault, State.GRANTED)
         with pytest.raises(WrongKey):
-            vault.open_authorization(replace(sealed, id="another"))
+            vault.open_authorization(sealed._replace(id="another"))
 
     def test_with_two_columns_exchanged_does_not_open(self, vault: Vault) -> None:
         sealed, _ = self.roundtrip(vault, State.GRANTED)
         with pytest.raises(WrongKey):
             vault.open_authorization(
-                replace(sealed, access_token=sealed.refresh_token, refresh_token=sealed.access_token)
+                sealed._replace(access_token=sealed.refresh_token, refresh_token=sealed.access_token)
             )
 
     def test_a_poll_costs_no_encryption(self, vault: Vault) -> None:

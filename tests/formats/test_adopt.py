@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -98,7 +97,7 @@ async def test_a_step_that_ends_deletes_the_row(store: Store) -> None:
     await store.begin([moving_in(), moving_in("theirs", "id-b")])
     claims = {claim.authorization.id: claim for claim in await store.claim_due("worker", NOW, 60.0, 10)}
     claim = claims["row"]
-    paused: Authorization[Sealed] = replace(claim.authorization, updated_at=NOW + 1, next_attempt_at=NOW + 300)
+    paused: Authorization[Sealed] = claim.authorization._replace(updated_at=NOW + 1, next_attempt_at=NOW + 300)
     kept = Step(claim, paused, (Transition(NOW + 1, State.GRANTED, State.GRANTED, "handing_over"),), keep_lease=True)
     back = Step(claims["theirs"], claims["theirs"].authorization)
     assert await store.commit([kept]) == [Outcome.COMMITTED]

@@ -110,7 +110,7 @@ class Agreement(RuleBasedStateMachine):
                 next_attempt_at=self.now + wait + self.count / 1024,
             )
             if coded:
-                row = replace(row, code_expires_at=self.now + 90)
+                row = row._replace(code_expires_at=self.now + 90)
             beginnings.append(beginning(row, beside_grant=beside))
         self.both(lambda store: store.begin(beginnings))
 

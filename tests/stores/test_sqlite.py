@@ -374,6 +374,6 @@ async def test_sealed_text_is_kept_as_it_is(store: SqlStore) -> None:
     await issue(store, pending())
     claim = await claim_one(store)
     step = now_granted(claim, NOW)
-    step = replace(step, authorization=replace(step.authorization, access_token=token))
+    step = replace(step, authorization=step.authorization._replace(access_token=token))
     await store.commit([step])
     assert await store.any_sealed() == token

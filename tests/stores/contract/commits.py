@@ -195,7 +195,7 @@ class CommitContract:
         assert snapshot.leases == (Lease("A", NOW + TTL),)
         # The next attempt on the same lease is a step of its own.
         failed = Transition(NOW + 1, State.REFRESHING, State.REFRESHING, "attempt_failed", "timeout")
-        again = replace(step, authorization=replace(step.authorization, attempts=1), history=(failed,))
+        again = replace(step, authorization=step.authorization._replace(attempts=1), history=(failed,))
         assert await store.commit([again]) == [Outcome.COMMITTED]
         assert (await store.history("acc-ann"))[2:] == [failed]
 

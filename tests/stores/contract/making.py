@@ -5,7 +5,6 @@ Secrets here are plain strings: a store never looks into them.
 
 from __future__ import annotations
 
-from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from kimiflow.model import Account, Authorization, Sealed, State, Transition
@@ -43,7 +42,7 @@ def account(name: str = "ann", **fields: Any) -> Account:
 
 def requested(row_id: str = "one", name: str = "ann", **fields: Any) -> Authorization[Sealed]:
     """A sign-in that has not asked for its code yet."""
-    values: dict[str, Any] = dict.fromkeys(Authorization.__slots__)
+    values: dict[str, Any] = dict.fromkeys(Authorization._fields)
     values |= {"created_at": NOW, "updated_at": NOW, "next_attempt_at": NOW, "attempts": 0, "token_version": 0}
     values |= {"id": row_id, "account_id": f"acc-{name}", "state": State.REQUESTED}
     return Authorization(**(values | fields))
@@ -109,7 +108,7 @@ def now_granted(claim: Claim, at: float, tag: str = "new", **fields: Any) -> Ste
         "refresh_token": Sealed(f"key.refresh-{tag}"),
     }
     history = (Transition(at, before.state, State.GRANTED, "access_token_issued", "for 900 s"),)
-    return Step(claim, replace(before, **(values | fields)), history)
+    return Step(claim, before._replace(**(values | fields)), history)
 
 
 def poll(claim: Claim, at: float, **fields: Any) -> Step:
@@ -117,19 +116,19 @@ def poll(claim: Claim, at: float, **fields: Any) -> Step:
     before = claim.authorization
     values: dict[str, Any] = {"updated_at": at, "next_attempt_at": at + 5}
     history = (Transition(at, before.state, before.state, "authorization_pending"),)
-    return Step(claim, replace(before, **(values | fields)), history)
+    return Step(claim, before._replace(**(values | fields)), history)
 
 
 def settle(claim: Claim, at: float, state: State = State.EXPIRED) -> Step:
     """The step by which an authorization comes to rest."""
     values: dict[str, Any] = dict.fromkeys(("next_attempt_at", "device_code", "access_token", "refresh_token"))
-    after = replace(claim.authorization, state=state, updated_at=at, **values)
+    after = claim.authorization._replace(state=state, updated_at=at, **values)
     return Step(claim, after, (Transition(at, claim.authorization.state, state, "invalid_grant", "spent"),))
 
 
 def refreshing(claim: Claim, at: float) -> Step:
     """The step that is committed before a refresh leaves; its worker goes on with the row."""
-    after = replace(claim.authorization, state=State.REFRESHING, updated_at=at, next_attempt_at=at)
+    after = claim.authorization._replace(state=State.REFRESHING, updated_at=at, next_attempt_at=at)
     return Step(claim, after, (Transition(at, State.GRANTED, State.REFRESHING, "refresh_due"),), keep_lease=True)
 
 

@@ -27,7 +27,7 @@ def resealed(row: Authorization[Sealed], key_id: str = "new") -> Authorization[S
 
 def ended(row: Authorization[Sealed]) -> Authorization[Sealed]:
     bare: Authorization[Sealed] = row.with_secrets(None, None, None)
-    return replace(bare, state=State.EXPIRED, updated_at=NOW + 5, next_attempt_at=None)
+    return bare._replace(state=State.EXPIRED, updated_at=NOW + 5, next_attempt_at=None)
 
 
 class UpkeepContract:
