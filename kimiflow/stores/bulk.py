@@ -31,16 +31,19 @@ class Words:
 
     text: str
     names: tuple[str, ...]
+    constants: Mapping[str, Any]
+    """Values that stand in the statement itself."""
 
     @classmethod
     def of(cls, statement: sa.ClauseElement, dialect: sa.Dialect) -> Words:
-        """``statement`` compiled; every value in it is a parameter with a name."""
+        """``statement`` compiled."""
         compiled: Any = statement.compile(dialect=dialect)
-        return cls(str(compiled), tuple(compiled.positiontup or ()))
+        names = tuple(compiled.positiontup or ())
+        return cls(str(compiled), names, {name: compiled.params[name] for name in names})
 
     def parameters(self, values: Mapping[str, Any]) -> tuple[Any, ...]:
-        """``values`` in the order in which the driver wants them."""
-        return tuple([values[name] for name in self.names])
+        """``values`` in the order in which the driver wants them; those that the statement does not ask for are left out."""
+        return tuple([values[name] if name in values else self.constants[name] for name in self.names])
 
 
 @dataclass(frozen=True, slots=True)

@@ -183,7 +183,7 @@ class _Transaction(Transaction):
     def run(self, words: Words, values: Mapping[str, Any]) -> Sequence[Sequence[Any]]:
         found = self._connection.exec_driver_sql(words.text, words.parameters(values))
         # The driver's own rows: nobody asks them for a column by name.
-        return found.cursor.fetchall()
+        return found.cursor.fetchall() if found.returns_rows else ()
 
     def write(self, bulk: Bulk, rows: Sequence[tuple[Any, ...]]) -> int:
         if not rows:

@@ -15,39 +15,66 @@ __all__ = [
     "ACCOUNT",
     "AUTHORIZATION",
     "CHANGING",
+    "PACE",
     "STATES",
     "WIDTH",
+    "differs_in_pace",
     "to_account",
     "to_authorization",
     "to_transition",
     "values_of_account",
     "values_of_authorization",
     "values_of_changing",
+    "values_of_pace",
     "values_of_transition",
 ]
 
 STATES: Final = {state.value: state for state in State}
 
-_NAMES: Final = Authorization._fields
-_FIXED: Final = frozenset({"id", "account_id", "created_at"})
-
-WIDTH: Final = len(_NAMES)
+WIDTH: Final = len(Authorization._fields)
 
 ACCOUNT: Final = tuple(accounts.c)
 AUTHORIZATION: Final = tuple(authorizations.c)[:WIDTH]
-CHANGING: Final = tuple(name for name in _NAMES if name not in _FIXED)
+
+PACE: Final = (
+    "state",
+    "updated_at",
+    "next_attempt_at",
+    "not_before",
+    "attempts",
+    "error",
+    "error_description",
+    "interval",
+)
+"""What a poll changes that brought neither a code nor tokens."""
+CHANGING: Final = (*PACE, *Authorization._fields[Authorization._fields.index(PACE[-1]) + 1 :])
 """What may change in the life of an authorization."""
 
-
-def _getter(names: Sequence[str]) -> Callable[[Authorization[Sealed]], tuple[Any, ...]]:
-    getter: Callable[[Authorization[Sealed]], tuple[Any, ...]] = attrgetter(
-        *("state.value" if name == "state" else name for name in names)
-    )
-    return getter
+_STATE: Final = Authorization._fields.index("state")
+_FROM: Final = Authorization._fields.index("updated_at")
+_PACE_ENDS: Final = Authorization._fields.index(PACE[-1]) + 1
 
 
-values_of_authorization: Final = _getter(_NAMES)
-values_of_changing: Final = _getter(CHANGING)
+def values_of_authorization(authorization: Authorization[Sealed]) -> tuple[Any, ...]:
+    """The columns :data:`AUTHORIZATION`."""
+    return (*authorization[:_STATE], authorization.state.value, *authorization[_STATE + 1 :])
+
+
+def values_of_changing(authorization: Authorization[Sealed]) -> tuple[Any, ...]:
+    """The columns :data:`CHANGING`."""
+    return (authorization.state.value, *authorization[_FROM:])
+
+
+def values_of_pace(authorization: Authorization[Sealed]) -> tuple[Any, ...]:
+    """The columns :data:`PACE`."""
+    return (authorization.state.value, *authorization[_FROM:_PACE_ENDS])
+
+
+def differs_in_pace(before: Authorization[Sealed], after: Authorization[Sealed]) -> bool:
+    """Whether a step has changed no more than the columns :data:`PACE`."""
+    return before[_PACE_ENDS:] == after[_PACE_ENDS:]
+
+
 values_of_account: Final[Callable[[Account], tuple[Any, ...]]] = attrgetter(*(c.name for c in ACCOUNT))
 
 
@@ -58,8 +85,7 @@ def to_account(row: Sequence[Any]) -> Account:
 
 def to_authorization(row: Sequence[Any]) -> Authorization[Sealed]:
     """From the columns :data:`AUTHORIZATION`."""
-    row_id, account_id, state, *rest = row
-    return Authorization(row_id, account_id, STATES[state], *rest)
+    return Authorization._make((*row[:_STATE], STATES[row[_STATE]], *row[_STATE + 1 : WIDTH]))
 
 
 def to_transition(row: Sequence[Any]) -> Transition:

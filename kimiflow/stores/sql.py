@@ -1,7 +1,7 @@
 """The store in an SQL database: Core statements in batches, and no decision of its own.
 
-What is written is worked out by :mod:`~kimiflow.stores.fence` and :mod:`~kimiflow.stores.plan` from rows that were read
-under a lock. So each batch is a handful of statements, however many rows it has, and every store decides alike.
+What workers ask for all the time is in :mod:`~kimiflow.stores.claiming` and :mod:`~kimiflow.stores.committing`; here is
+what people and their commands ask for. Each batch is a handful of statements, however many rows it has.
 """
 
 from __future__ import annotations
@@ -13,15 +13,15 @@ from kimiflow.model import Account, Sealed, Transition
 from kimiflow.stores import fence
 from kimiflow.stores.amending import Amending
 from kimiflow.stores.backends import BUSY_TIMEOUT, backend_for
-from kimiflow.stores.base import Claim, Lease, Outcome, Snapshot
+from kimiflow.stores.base import Lease, Snapshot
+from kimiflow.stores.claiming import Claiming
+from kimiflow.stores.committing import Committing
 from kimiflow.stores.database import Database
 from kimiflow.stores.directory import Directory
-from kimiflow.stores.plan import CommitPlan, Row, to_look_at
 from kimiflow.stores.record import Record
 from kimiflow.stores.rows import (
     ACCOUNT,
     STATES,
-    WIDTH,
     to_account,
     to_authorization,
     to_transition,
@@ -31,7 +31,7 @@ from kimiflow.stores.rows import (
     values_of_transition,
 )
 from kimiflow.stores.staff import Staff
-from kimiflow.stores.statements import Filters, Reach, Statements
+from kimiflow.stores.statements import Statements
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Sequence
@@ -39,7 +39,7 @@ if TYPE_CHECKING:
     from sqlalchemy.ext.asyncio import AsyncConnection
 
     from kimiflow.model import AccountTransition, Authorization
-    from kimiflow.stores.base import Amendment, Beginning, Holding, Step, WorkerReport
+    from kimiflow.stores.base import Amendment, Beginning, Claim, Holding, Outcome, Step, WorkerReport
 
 __all__ = ["SqlStore"]
 
@@ -59,6 +59,8 @@ class SqlStore:
         self._backend = backend_for(url, busy_timeout=busy_timeout)
         self._database = Database(self._backend)
         self._statements = Statements(self._backend)
+        self._claiming = Claiming(self._database, self._backend)
+        self._committing = Committing(self._database, self._backend)
         self._record = Record(self._database, self._statements)
         self._staff = Staff(self._database)
         self._amending = Amending(self._database, self._backend)
@@ -173,73 +175,11 @@ class SqlStore:
         skip_providers: Collection[str] = (),
     ) -> list[Claim]:
         """See :meth:`Store.claim_due`."""
-        chosen = Filters(only, providers, skip_providers)
-        parameters = {"now": now, "only": None if only is None else self._listed(only)}
-        reach = await self._reach(chosen)
-        due = self._statements.due(chosen)
-        if reach is not Reach.ALL and only is None:
-            # All that is due may have to be passed over, and nobody should wait for that.
-            look = self._statements.due_ids(chosen, reach).limit(limit)
-            async with self._database.reading() as connection:
-                found = list(await connection.scalars(look, parameters))
-            if not found:
-                return []
-            due = self._statements.due(chosen, among=True)
-            parameters["ids"] = self._listed(found)
-        async with self._database.writing() as connection:
-            rows = (await connection.execute(due.limit(limit), parameters)).fetchall()
-            if rows:
-                ids = self._listed([row[0] for row in rows])
-                claimed = {"ids": ids, "owner": owner, "until": now + ttl}
-                await connection.execute(self._statements.claim, claimed)
-        return [
-            Claim(
-                to_account(row[WIDTH + 2 :]),
-                to_authorization(row[:WIDTH]),
-                owner,
-                row[WIDTH + 1] + 1,
-                row[WIDTH] is not None,
-            )
-            for row in rows
-        ]
-
-    async def _reach(self, chosen: Filters) -> Reach:
-        if not chosen.of_providers:
-            return Reach.ALL
-        async with self._database.reading() as connection:
-            return chosen.reach(list(await connection.scalars(self._statements.providers)))
+        return await self._claiming.claim_due(owner, now, ttl, limit, (only, providers, skip_providers))
 
     async def commit(self, steps: Sequence[Step]) -> list[Outcome]:
         """See :meth:`Store.commit`."""
-        if not steps:
-            return []
-        statements = self._statements
-        async with self._database.writing() as connection:
-            ids = {"ids": self._listed([step.authorization.id for step in steps])}
-            replacing = [step.authorization.account_id for step in steps if step.replaces]
-            if replacing:
-                accounts = {"accounts": self._listed(replacing)}
-                await connection.execute(statements.lock_accounts, accounts)
-                found = await connection.execute(statements.fences_and_beside, ids | accounts)
-            else:
-                found = await connection.execute(statements.fences, ids)
-            rows = {row[0]: Row(row[0], row[1], STATES[row[2]], *row[3:]) for row in found}
-            stored = {}
-            if suspects := to_look_at(steps, rows):
-                whole = await connection.execute(statements.authorizations, {"ids": self._listed(suspects)})
-                stored = {row[0]: to_authorization(row) for row in whole}
-            plan = CommitPlan.of(steps, rows.values(), stored)
-            if plan.deletions:
-                await connection.execute(statements.delete, {"ids": self._listed(plan.deletions)})
-            updates = [
-                (*values_of_changing(row.after), row.lease_owner, row.claimable_at, row.generation, row.id)
-                for row in plan.updates.values()
-                if row.after is not None
-            ]
-            await self._write(connection, statements.update_authorization, updates)
-            history = [values_of_transition(*entry) for entry in plan.history]
-            await self._write(connection, statements.add_history, history)
-        return plan.outcomes
+        return await self._committing.commit(steps)
 
     async def hasten(self, tokens_seen: Sequence[tuple[str, int]], now: float) -> None:
         """See :meth:`Store.hasten`."""
@@ -256,13 +196,7 @@ class SqlStore:
         skip_providers: Collection[str] = (),
     ) -> float | None:
         """See :meth:`Store.next_due`."""
-        chosen = Filters(only, providers, skip_providers)
-        statement = self._statements.next_due(chosen, await self._reach(chosen))
-        async with self._database.reading() as connection:
-            at: float | None = await connection.scalar(
-                statement, {"only": None if only is None else self._listed(only)}
-            )
-        return at
+        return await self._claiming.next_due((only, providers, skip_providers))
 
     async def snapshots(self, names: Collection[str] | None = None) -> list[Snapshot]:
         """See :meth:`Store.snapshots`."""
@@ -291,7 +225,7 @@ class SqlStore:
 
     async def count_on_their_way(self, *, only: Collection[str] | None = None) -> int:
         """See :meth:`Store.count_on_their_way`."""
-        statement = self._statements.count_on_their_way(Filters(only))
+        statement = self._statements.count_on_their_way(chosen=only is not None)
         parameters = {} if only is None else {"only": self._listed(only)}
         async with self._database.reading() as connection:
             return int(await connection.scalar(statement, parameters) or 0)

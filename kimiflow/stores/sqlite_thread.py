@@ -24,7 +24,7 @@ __all__ = ["ThreadedConnection"]
 
 T = TypeVar("T")
 
-_AT_ONCE: Final = (64, 16, 4, 1)
+_AT_ONCE: Final = (256, 64, 16, 4, 1)
 """Rows in one step, most first. A batch of any size is made of few different texts, which stay prepared."""
 _PREPARED: Final = 256
 
