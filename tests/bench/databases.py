@@ -9,16 +9,17 @@ from typing import TYPE_CHECKING, Self
 from tests.stores.servers import running_postgresql
 
 if TYPE_CHECKING:
-    from pathlib import Path
+    from .place import Place
 
 __all__ = ["Databases"]
 
 
 class Databases:
-    """Makes databases in ``folder``, and on a PostgreSQL of its own that starts when it is first needed."""
+    """Makes databases in the place's folder, and on a PostgreSQL of its own that starts when it is first needed."""
 
-    def __init__(self, folder: Path) -> None:
-        self.folder = folder
+    def __init__(self, place: Place) -> None:
+        self.folder = place.folder
+        self._place = place
         self._numbers = itertools.count()
         self._stack = ExitStack()
         self._server: object = None
@@ -37,6 +38,7 @@ class Databases:
         if kind == "SQLite":
             return f"sqlite:///{self.folder}/bench-{number}.db"
         if self._server is None:
-            self._server = self._stack.enter_context(running_postgresql())
+            with self._place.server_core():
+                self._server = self._stack.enter_context(running_postgresql())
         url: str = self._server.new_database(f"bench_{number}")  # type: ignore[attr-defined]
         return url

@@ -33,6 +33,21 @@ class Place:
     https: str
     tls: ssl.SSLContext
     folder: Path
+    core: int | None = None
+    """The one that servers have for themselves, where there are two."""
+
+    @contextmanager
+    def server_core(self) -> Iterator[None]:
+        """What is started in this block runs there: a database server is another machine's work, like the other one."""
+        if self.core is None:
+            yield
+            return
+        before = os.sched_getaffinity(0)
+        os.sched_setaffinity(0, {self.core})
+        try:
+            yield
+        finally:
+            os.sched_setaffinity(0, before)
 
     def counters(self) -> dict[str, float]:
         """What the server has seen since :meth:`reset`."""
@@ -72,7 +87,7 @@ def _certificate(folder: Path) -> Path:
 
 @contextmanager
 def place(folder: Path) -> Iterator[Place]:
-    """A server on a core of its own, where there are two; this process stays on another."""
+    """Servers on a core of their own, where there are two; this process stays on the other."""
     cores = sorted(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else []
     apart = len(cores) > 1
     if apart:
@@ -84,7 +99,7 @@ def place(folder: Path) -> Iterator[Place]:
         assert server.stdout is not None
         ports = json.loads(server.stdout.readline())
         context = ssl.create_default_context(cafile=str(certificate))
-        yield Place(f"http://127.0.0.1:{ports['http']}", f"https://localhost:{ports['https']}", context, folder)
+        yield Place(f"http://127.0.0.1:{ports['http']}", f"https://localhost:{ports['https']}", context, folder, cores[1] if apart else None)
     finally:
         assert server.stdin is not None
         server.stdin.close()
