@@ -146,7 +146,7 @@ def main() -> int:
     options = parser.parse_args()
     logging.getLogger("kimiflow").setLevel(logging.ERROR)
     with tempfile.TemporaryDirectory() as folder, contextlib.ExitStack() as stack:
-        databases = stack.enter_context(Databases(Path(folder)))
+        databases = stack.enter_context(Databases(here))
         run = Run(stack.enter_context(place(Path(folder))), databases, options)
         for section in options.only or SECTIONS:
             getattr(run, section)()
