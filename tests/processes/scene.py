@@ -6,12 +6,15 @@ import asyncio
 import base64
 import os
 import signal
+import sqlite3
 import subprocess
 import sys
 import time
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, closing
 from pathlib import Path
 from typing import TYPE_CHECKING
+
+import sqlalchemy as sa
 
 from kimiflow.flow import KimiFlow
 from kimiflow.sandbox import Sandbox
@@ -37,6 +40,19 @@ async def until(happened: Callable[[], bool], what: str, timeout: float = 45.0) 
     while not happened():
         assert time.monotonic() < deadline, f"{what}: this did not happen within {timeout:g} s"
         await asyncio.sleep(0.02)
+
+
+def locked(path: str) -> bool:
+    """Whether anybody is in the middle of a commit to an SQLite file."""
+    with closing(sqlite3.connect(path, timeout=0, isolation_level=None)) as connection:
+        try:
+            connection.execute("BEGIN IMMEDIATE")
+        except sqlite3.OperationalError as error:
+            if error.sqlite_errorcode & 0xFF != sqlite3.SQLITE_BUSY:
+                raise
+            return True
+        connection.execute("ROLLBACK")
+        return False
 
 
 class Worker:
@@ -70,7 +86,9 @@ class Worker:
             await asyncio.sleep(0.02)
 
     def pause(self) -> None:
+        """Stops it wherever it is; returns when it stands still, which a signal alone does not promise."""
         self.process.send_signal(signal.SIGSTOP)
+        os.waitid(os.P_PID, self.process.pid, os.WSTOPPED | os.WEXITED | os.WNOWAIT)
 
     def go_on(self) -> None:
         self.process.send_signal(signal.SIGCONT)
@@ -184,6 +202,23 @@ class Scene:
     def kill(self, worker: Worker) -> None:
         self.killed_at.append(self.sandbox.now())
         worker.kill()
+
+    async def pause(self, worker: Worker) -> None:
+        """Stops a worker at a moment when it holds no lock on the database.
+
+        SQLite has one lock for all who write. Who is stopped in the middle of a commit keeps it, and nobody else
+        commits anything until he goes on: that is a test of its own, and no test of leases. PostgreSQL has locks of rows,
+        which are held for as short as it takes, and its server is not stopped.
+        """
+        path = sa.make_url(self.database_url).database if self.database_url.startswith("sqlite") else None
+        deadline = time.monotonic() + 45.0
+        while True:
+            worker.pause()
+            if path is None or not locked(path):
+                return
+            assert time.monotonic() < deadline, "the database is never free"
+            worker.go_on()
+            await asyncio.sleep(0.005)
 
     async def verdict(self, *, stopped: Collection[str] = ()) -> Verdict:
         """Ends the workers, and judges."""
