@@ -146,8 +146,8 @@ def main() -> int:
     options = parser.parse_args()
     logging.getLogger("kimiflow").setLevel(logging.ERROR)
     with tempfile.TemporaryDirectory() as folder, contextlib.ExitStack() as stack:
-        databases = stack.enter_context(Databases(here))
-        run = Run(stack.enter_context(place(Path(folder))), databases, options)
+        here = stack.enter_context(place(Path(folder)))
+        run = Run(here, stack.enter_context(Databases(here)), options)
         for section in options.only or SECTIONS:
             getattr(run, section)()
     if options.json:
