@@ -47,7 +47,7 @@ def _read_head(head: bytes) -> _Head:
     lines = fields.split(b"\r\n") if len(head) > len(status_line) else []
     breaks = max(len(lines) - 1, 0)
     sound = fields.count(b"\r") == breaks and fields.count(b"\n") == breaks and b"\0" not in fields
-    headers, framing = [], []
+    headers, encodings, lengths, options = [], [], set(), set()
     for line in lines:
         name, colon, value = line.partition(b":")
         if not sound or not colon or not name or name != name.strip():
@@ -55,20 +55,16 @@ def _read_head(head: bytes) -> _Head:
             raise BadFraming(msg)
         value = value.strip(b" \t")
         headers.append((name, value))
-        key = name.lower()
-        if key in _FRAMING:
-            framing.append((key, value.lower()))
-    return _framed(int(rest[:3]), headers, framing, persistent=version == b"HTTP/1.1")
-
-
-def _framed(
-    status: int, headers: list[tuple[bytes, bytes]], framing: list[tuple[bytes, bytes]], *, persistent: bool
-) -> _Head:
-    """How long the body is, and what becomes of the connection (RFC 9112 §6.3, §9.3)."""
-    encodings = [value for name, value in framing if name == b"transfer-encoding"]
-    lengths = {v.strip() for name, value in framing if name == b"content-length" for v in value.split(b",")}
-    options = {v.strip() for name, value in framing if name == b"connection" for v in value.split(b",")}
-    reusable = b"close" not in options and (persistent or b"keep-alive" in options)
+        match name.lower():
+            case b"content-length":
+                lengths.update(_listed(value))
+            case b"transfer-encoding":
+                encodings.append(value.lower())
+            case b"connection":
+                options.update(_listed(value.lower()))
+    # How long the body is, and what becomes of the connection (RFC 9112 §6.3, §9.3).
+    status = int(rest[:3])
+    reusable = b"close" not in options and (version == b"HTTP/1.1" or b"keep-alive" in options)
     if status == 101:
         msg = "the server switched protocols unasked"
         raise BadFraming(msg)
@@ -80,12 +76,16 @@ def _framed(
             raise BadFraming(msg)
         return _Head(status, headers, None, chunked=True, reusable=reusable and not lengths)
     if lengths:
-        (value,) = lengths if len(lengths) == 1 else (b"",)
-        if not value.isdigit() or len(value) > 18:
+        length = lengths.pop()
+        if lengths or not length.isdigit() or len(length) > 18:
             msg = "the reply's content length makes no sense"
             raise BadFraming(msg)
-        return _Head(status, headers, int(value), chunked=False, reusable=reusable)
+        return _Head(status, headers, int(length), chunked=False, reusable=reusable)
     return _Head(status, headers, None, chunked=False, reusable=False)
+
+
+def _listed(value: bytes) -> list[bytes]:
+    return [each.strip() for each in value.split(b",")]
 
 
 class ReplyParser:

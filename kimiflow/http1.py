@@ -19,6 +19,7 @@ import asyncio
 import math
 import select
 import sys
+from functools import partial
 from typing import TYPE_CHECKING, Any, Final, cast
 
 import httpx
@@ -116,9 +117,10 @@ class Http1Transport(httpx.AsyncBaseTransport):
         if connection is None:
             async with within(seconds):
                 connection = await self._connect(origin)
+            if loop.time() >= deadline:
+                connection.abort()
+                raise TimeoutError  # a request for whose reply nobody would wait is better not sent
         try:
-            if loop.time() > deadline:
-                raise TimeoutError  # noqa: TRY301 - a request that nobody would wait for is better not sent
             reply = await connection.exchange(message, deadline)
         except BaseException:
             # Also when cancelled: the rest of this reply must not meet the next request.
@@ -294,7 +296,7 @@ class _Connection(asyncio.Protocol):
 def _unread(descriptor: int) -> Callable[[], object]:
     """A function that says whether there is something to read."""
     if sys.platform == "win32":
-        return lambda: select.select([descriptor], [], [], 0)[0]
+        return lambda: select.select([descriptor], (), (), 0)[0]
     poll = select.poll()  # which, unlike select, takes descriptors above 1023
     poll.register(descriptor, select.POLLIN)
-    return lambda: poll.poll(0)
+    return partial(poll.poll, 0)
