@@ -14,4 +14,4 @@ if TYPE_CHECKING:
 
 
 def pytest_asyncio_loop_factories(item: pytest.Item) -> Mapping[str, Callable[[], asyncio.AbstractEventLoop]]:
-    return loops_for(item, "test_client")
+    return loops_for(item, "test_client", "test_http1")
