@@ -7,13 +7,15 @@ time-out, so that a body that drips in cannot outlast a lease.
 
 from __future__ import annotations
 
-import asyncio
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Protocol
 
 import httpx
 
 from kimiflow import wire
+from kimiflow.deadline import within
 from kimiflow.events import AttemptFailed
+from kimiflow.framing import RawReply
+from kimiflow.http1 import Http1Transport, Target
 from kimiflow.network import in_words
 from kimiflow.provider import find_provider
 
@@ -22,14 +24,13 @@ if TYPE_CHECKING:
 
     from kimiflow.clock import Clock
     from kimiflow.events import Event
+    from kimiflow.http1 import Headers
     from kimiflow.model import Account
     from kimiflow.provider import Provider
     from kimiflow.secret import Secret
     from kimiflow.wire import Identity, Reply, TokenRequest
 
 __all__ = ["Client"]
-
-_LAST_LOOK: Final = 0.05
 
 
 class Client:
@@ -55,9 +56,7 @@ class Client:
         self._timeout = timeout
         self._transport_for = transport_for
         self._clock = clock
-        # Longer than the limit of the whole exchange, which is the one that knows when to look once more.
-        self._time_outs = {"timeout": dict.fromkeys(("connect", "read", "write", "pool"), timeout + 1.0)}
-        self._endpoints: dict[str, _Endpoint] = {}
+        self._targets: dict[str, Target] = {}
 
     def provider_of(self, account: Account) -> Provider:
         """The provider of ``account``.
@@ -89,13 +88,10 @@ class Client:
     async def _exchange(self, account: Account, request: TokenRequest) -> Reply | AttemptFailed:
         try:
             transport = self._transport_for(account, request.url)
-            loop = asyncio.get_running_loop()
-            async with asyncio.timeout(None) as limit:
-                alarm = loop.call_later(self._timeout, _allow_a_last_look, limit)
-                try:
-                    return await self._send(transport, account, request)
-                finally:
-                    alarm.cancel()
+            way: _Way = transport if isinstance(transport, Http1Transport) else _ThroughHttpx(transport)
+            target = self._targets.get(request.url) or self._target(request.url)
+            device_id = wire.header_value(account.device_id).encode()
+            raw = await way.exchange(target, [(b"X-Msh-Device-Id", device_id)], request.body, timeout=self._timeout)
         except (TimeoutError, httpx.TimeoutException):
             return AttemptFailed("timeout", f"no complete reply within {self._timeout:g} s", reached=False)
         except httpx.RemoteProtocolError as error:
@@ -103,26 +99,70 @@ class Client:
             return AttemptFailed("invalid_response", _without_secrets(error, request))
         except (httpx.HTTPError, httpx.InvalidURL, OSError) as error:
             return AttemptFailed("connection_failed", _without_secrets(error, request), reached=False)
-
-    async def _send(self, transport: httpx.AsyncBaseTransport, account: Account, request: TokenRequest) -> Reply:
-        endpoint = self._endpoints.get(request.url)
-        if endpoint is None:
-            endpoint = self._endpoints[request.url] = _Endpoint(request.url, self._identity)
-        response = await transport.handle_async_request(endpoint.message(account, request, self._time_outs))
-        body = await _read(response)
         return wire.Reply(
-            status=response.status_code,
-            body=body[: wire.MAX_BODY],
-            retry_after=wire.retry_after(response.headers.get("Retry-After"), self._clock.now()),
-            truncated=len(body) > wire.MAX_BODY,
+            status=raw.status,
+            body=raw.body[: wire.MAX_BODY],
+            retry_after=self._retry_after(raw.headers),
+            truncated=len(raw.body) > wire.MAX_BODY,
         )
+
+    def _target(self, url: str) -> Target:
+        headers = wire.identity_headers(self._identity, "")[:-1]
+        (_, platform), (_, version), *_ = headers
+        common = httpx.Request(
+            "POST",
+            url,
+            headers=[
+                ("Accept", "application/json"),
+                ("Accept-Encoding", "identity"),
+                ("Content-Type", "application/x-www-form-urlencoded"),
+                ("User-Agent", f"{platform}/{version}"),
+                *headers,
+            ],
+        )
+        del common.headers["Content-Length"]
+        target = self._targets[url] = Target("POST", common.url, common.headers.raw)
+        return target
+
+    def _retry_after(self, headers: Headers) -> float | None:
+        for name, _ in headers:
+            if name.lower() == b"retry-after":
+                return wire.retry_after(httpx.Headers(headers)["Retry-After"], self._clock.now())
+        return None
+
+
+class _Way(Protocol):
+    """How requests leave: kimiflow's own transport, or httpx's."""
+
+    async def exchange(self, target: Target, headers: Headers, body: bytes, *, timeout: float) -> RawReply:
+        """One POST and its reply, as ``Http1Transport.exchange`` does it."""
+
+
+class _ThroughHttpx:
+    """Any httpx transport: one that knows of proxies, or a test's."""
+
+    def __init__(self, transport: httpx.AsyncBaseTransport) -> None:
+        self._transport = transport
+
+    async def exchange(self, target: Target, headers: Headers, body: bytes, *, timeout: float) -> RawReply:
+        # Longer than the limit of the whole exchange, which is the one that knows when to look once more.
+        limits = dict.fromkeys(("connect", "read", "write", "pool"), timeout + 1.0)
+        request = httpx.Request(
+            target.method,
+            target.url,
+            headers=[*target.headers, *headers, (b"Content-Length", b"%d" % len(body))],
+            stream=httpx.ByteStream(body),
+            extensions={"timeout": limits},
+        )
+        async with within(timeout):
+            response = await self._transport.handle_async_request(request)
+            return RawReply(response.status_code, response.headers.raw, await _read(response))
 
 
 async def _read(response: httpx.Response) -> bytes:
     """The body, or what there is of it when it has become too long."""
     stream = response.stream
     if isinstance(stream, httpx.ByteStream):
-        # It has been read; going through an asynchronous iterator would cost more than the parsing.
         return b"".join(stream)
     body = bytearray()
     try:
@@ -134,48 +174,6 @@ async def _read(response: httpx.Response) -> bytes:
     finally:
         await response.aclose()
     return bytes(body)
-
-
-def _allow_a_last_look(limit: asyncio.Timeout) -> None:
-    """Time is up, but a machine that was suspended finds its time-out and the reply in the same turn of the loop.
-
-    The reply may hold the only copy of a token, and to cancel now would drop it: what has arrived is read first.
-    """
-    limit.reschedule(asyncio.get_running_loop().time() + _LAST_LOOK)
-
-
-class _Endpoint:
-    """What all requests to one URL have in common, worked out once: most of what an ``httpx.Request`` costs."""
-
-    def __init__(self, url: str, identity: Identity) -> None:
-        self._url = httpx.URL(url)
-        headers = wire.identity_headers(identity, "")
-        (_, platform), (_, version), *_ = headers
-        common = httpx.Request(
-            "POST",
-            self._url,
-            headers=[
-                ("Accept", "application/json"),
-                ("Accept-Encoding", "identity"),
-                ("Content-Type", "application/x-www-form-urlencoded"),
-                ("User-Agent", f"{platform}/{version}"),
-                *headers[:-1],
-            ],
-        ).headers
-        del common["Content-Length"]
-        self._common = common.raw
-        self._device_id = headers[-1][0].encode()
-
-    def message(
-        self, account: Account, request: TokenRequest, extensions: dict[str, dict[str, float]]
-    ) -> httpx.Request:
-        headers = [
-            *self._common,
-            (self._device_id, wire.header_value(account.device_id).encode()),
-            (b"Content-Length", b"%d" % len(request.body)),
-        ]
-        stream = httpx.ByteStream(request.body)
-        return httpx.Request("POST", self._url, headers=headers, stream=stream, extensions=extensions)
 
 
 def _without_secrets(error: Exception, request: TokenRequest) -> str:

@@ -157,17 +157,26 @@ def _form(client_id: str, grant_type: str, parameter: str) -> bytes:
     return (urlencode({"client_id": client_id, "grant_type": grant_type}) + f"&{parameter}=").encode()
 
 
+_UNRESERVED: Final = re.compile(r"[A-Za-z0-9_.~-]*")
+
+
+def _quoted(secret: Secret) -> bytes:
+    """As ``quote_plus`` has it; most codes and tokens are as they are."""
+    value = secret.reveal()
+    return (value if _UNRESERVED.fullmatch(value) else quote_plus(value)).encode()
+
+
 def poll_request(provider: Provider, device_code: Secret) -> TokenRequest:
     """RFC 8628 §3.4."""
     form = _form(provider.client_id, DEVICE_CODE_GRANT, "device_code")
-    body = form + quote_plus(device_code.reveal()).encode()
+    body = form + _quoted(device_code)
     return TokenRequest(provider.token_endpoint, body, (device_code,))
 
 
 def refresh_request(provider: Provider, refresh_token: Secret) -> TokenRequest:
     """RFC 6749 §6."""
     form = _form(provider.client_id, "refresh_token", "refresh_token")
-    body = form + quote_plus(refresh_token.reveal()).encode()
+    body = form + _quoted(refresh_token)
     return TokenRequest(provider.token_endpoint, body, (refresh_token,))
 
 

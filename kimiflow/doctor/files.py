@@ -43,7 +43,9 @@ def _modes(settings: Settings) -> Finding:
     strangers = [path for path in there if path.stat().st_uid != os.geteuid()]
     if strangers:
         listed = " ".join(map(str, strangers))
-        return Finding("files", ok=False, what=f"{listed}: owned by another user", todo=f"chown {os.geteuid()} {listed}")
+        return Finding(
+            "files", ok=False, what=f"{listed}: owned by another user", todo=f"chown {os.geteuid()} {listed}"
+        )
     if open_to_others := {path: mode for path, mode in there.items() if stat.S_IMODE(path.stat().st_mode) & ~mode}:
         told = ", ".join(f"{path} has mode {stat.S_IMODE(path.stat().st_mode):04o}" for path in open_to_others)
         todo = "; ".join(f"chmod {mode:o} {path}" for path, mode in open_to_others.items())

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from kimiflow.http1 import _BadFraming, _ReplyParser
+from kimiflow.framing import BadFraming, ReplyParser
 
 from .harness import Fuzz
 
@@ -27,16 +27,17 @@ Result = tuple[str, int, list[tuple[bytes, bytes]], bytes, bool]
 
 def parsed(pieces: Iterable[bytes], *, most: int = MOST) -> Result:
     """What a connection makes of it: how it ended, status, headers, body, and whether it may be used again."""
-    parser, rest = _ReplyParser(most), list(pieces)
+    parser, rest = ReplyParser(most), list(pieces)
     try:
         while rest:
-            if parser.feed(rest.pop(0)):
+            reply = parser.feed(rest.pop(0))
+            if reply is not None:
                 # What is left in the pieces arrives at a connection that is not waiting for it, and ends it.
-                return "whole", *parser.result(), parser.reusable and not any(rest)
-    except _BadFraming:
+                return "whole", *reply, parser.reusable and not any(rest)
+    except BadFraming:
         return "bad", 0, [], b"", False
     if parser.ends_with_connection:
-        return "to the end", *parser.result(), False
+        return "to the end", *parser.ended(), False
     return "cut short", 0, [], b"", False
 
 
