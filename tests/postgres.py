@@ -73,7 +73,7 @@ class Postgres:
         self._own.ensure_postgres_running()
 
     def forget_durability(self) -> None:
-        """For a server that is thrown away: what its processes have written outlives them, and a power cut is not played."""
+        """For a server that is thrown away: what its processes wrote outlives them, and no power is cut."""
         import asyncpg
 
         async def relax() -> None:

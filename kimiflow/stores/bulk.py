@@ -42,7 +42,7 @@ class Words:
         return cls(str(compiled), names, {name: compiled.params[name] for name in names})
 
     def parameters(self, values: Mapping[str, Any]) -> tuple[Any, ...]:
-        """``values`` in the order in which the driver wants them; those that the statement does not ask for are left out."""
+        """``values`` in the driver's order; those that the statement does not ask for are left out."""
         return tuple([values[name] if name in values else self.constants[name] for name in self.names])
 
 

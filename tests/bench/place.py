@@ -99,7 +99,13 @@ def place(folder: Path) -> Iterator[Place]:
         assert server.stdout is not None
         ports = json.loads(server.stdout.readline())
         context = ssl.create_default_context(cafile=str(certificate))
-        yield Place(f"http://127.0.0.1:{ports['http']}", f"https://localhost:{ports['https']}", context, folder, cores[1] if apart else None)
+        yield Place(
+            f"http://127.0.0.1:{ports['http']}",
+            f"https://localhost:{ports['https']}",
+            context,
+            folder,
+            cores[1] if apart else None,
+        )
     finally:
         assert server.stdin is not None
         server.stdin.close()
