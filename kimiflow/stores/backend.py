@@ -32,6 +32,10 @@ class Backend(ABC):
     """Names the database in messages; holds no password."""
     look_every: float = 0.2
     """Seconds between looks for the commits of other processes."""
+    writes_in_queries: bool = False
+    """Whether a query may hold an UPDATE, so that rows are found and changed by one statement."""
+    autocommits: bool = False
+    """Whether a statement of ``reader`` is a transaction by itself, and may write."""
     on_news: Callable[[], None] = staticmethod(lambda: None)
     """To be called where the database itself tells of a commit, sooner than the next look."""
 

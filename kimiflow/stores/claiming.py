@@ -6,6 +6,7 @@ write lock first whether there is anything: most looks of a worker that has litt
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import Enum
 from functools import cache
@@ -20,7 +21,7 @@ from kimiflow.stores.rows import ACCOUNT, AUTHORIZATION, WIDTH, to_account, to_a
 from kimiflow.stores.tables import CODED, accounts, authorizations
 
 if TYPE_CHECKING:
-    from collections.abc import Collection, Sequence
+    from collections.abc import Collection
 
     from kimiflow.stores.backend import Backend
     from kimiflow.stores.bulk import Transaction
@@ -34,6 +35,11 @@ _DUE = _A.claimable_at <= bindparam("now")
 _OVER = _A.code_expires_at <= bindparam("now")
 # The same number, but not the indexed column: so the planner looks for codes that are over, not for all that is due.
 _LATER = _A.claimable_at + sa.literal_column("0.0")
+
+_CLAIM = sa.update(authorizations).values(
+    lease_owner=bindparam("owner"), claimable_at=bindparam("until"), generation=_A.generation + 1
+)
+_Rows = Sequence[Sequence[Any]]
 
 
 class _Reach(Enum):
@@ -85,6 +91,7 @@ class Claiming:
     def __init__(self, database: Database, backend: Backend) -> None:
         self._database = database
         self._listed = backend.listed
+        self._at_once = backend.writes_in_queries
         self._statements = _Statements(backend)
 
     async def claim_due(
@@ -102,19 +109,8 @@ class Claiming:
             if not found:
                 return []
             among, values["ids"] = True, self._listed([row[0] for row in found])
-        due = self._statements.due(shape, among)
-
-        def claim(transaction: Transaction) -> Sequence[Sequence[Any]]:
-            rows = transaction.run(due, values)
-            if rows:
-                ids = self._listed([row[0] for row in rows])
-                transaction.run(self._statements.claim, {"ids": ids, "owner": owner, "until": now + ttl})
-            return rows
-
-        def worth(transaction: Transaction) -> bool:
-            return bool(transaction.run(self._statements.any_due, {"now": now}))
-
-        rows = await self._database.at_once(claim, worth=worth)
+        values |= {"owner": owner, "until": now + ttl}
+        rows = await (self._in_one_statement if self._at_once else self._in_two)(shape, among, values)
         return [
             Claim(
                 to_account(row[WIDTH + 2 :]),
@@ -125,6 +121,24 @@ class Claiming:
             )
             for row in rows or ()
         ]
+
+    async def _in_one_statement(self, shape: _Shape, among: bool, values: dict[str, Any]) -> _Rows | None:  # noqa: FBT001
+        words = self._statements.due_and_claim(shape, among)
+        return await self._database.at_once(lambda transaction: transaction.run(words, values), single=True)
+
+    async def _in_two(self, shape: _Shape, among: bool, values: dict[str, Any]) -> _Rows | None:  # noqa: FBT001
+        due = self._statements.due(shape, among)
+
+        def claim(transaction: Transaction) -> _Rows:
+            rows = transaction.run(due, values)
+            if rows:
+                transaction.run(self._statements.claim, values | {"ids": self._listed([row[0] for row in rows])})
+            return rows
+
+        def worth(transaction: Transaction) -> bool:
+            return bool(transaction.run(self._statements.any_due, values))
+
+        return await self._database.at_once(claim, worth=worth)
 
     async def next_due(self, filters: tuple[Collection[str] | None, ...]) -> float | None:
         """See :meth:`Store.next_due`."""
@@ -160,16 +174,13 @@ class _Statements:
     def __init__(self, backend: Backend) -> None:
         self._one_of = backend.one_of
         self._dialect = backend.writer.dialect
-        self.due = cache(self._due)
+        self.due = cache(lambda shape, among: self._words(self._due(shape, among)))
+        self.due_and_claim = cache(self._due_and_claim)
         self.due_ids = cache(self._due_ids)
         self.next_due = cache(self._next_due)
         self.any_due = self._words(sa.select(sa.literal_column("1")).where(_DUE).limit(sa.literal_column("1")))
         self.present = self._words(_providers())
-        self.claim = self._words(
-            sa.update(authorizations)
-            .where(self._one_of(_A.id, "ids"))
-            .values(lease_owner=bindparam("owner"), claimable_at=bindparam("until"), generation=_A.generation + 1)
-        )
+        self.claim = self._words(_CLAIM.where(self._one_of(_A.id, "ids")))
 
     def _words(self, statement: sa.ClauseElement) -> Words:
         return Words.of(statement, self._dialect)
@@ -185,7 +196,7 @@ class _Statements:
             allowed.append(self._one_of(accounts.c.provider, "providers"))
         return sa.and_(*allowed)
 
-    def _due(self, shape: _Shape, among: bool) -> Words:  # noqa: FBT001 - a key of the cache
+    def _due(self, shape: _Shape, among: bool) -> sa.Select[Any]:  # noqa: FBT001
         """The rows that may be claimed, with owner and generation of the lease before, and the account.
 
         :param among: only those whose ids are in the parameter ``ids``.
@@ -200,7 +211,14 @@ class _Statements:
         )
         if among:
             statement = statement.where(self._one_of(_A.id, "ids"))
-        return self._words(statement.where(sa.or_(self._allows(shape), _OVER)) if shape.of_providers else statement)
+        return statement.where(sa.or_(self._allows(shape), _OVER)) if shape.of_providers else statement
+
+    def _due_and_claim(self, shape: _Shape, among: bool) -> Words:  # noqa: FBT001 - a key of the cache
+        """Finds the same rows as they were, and claims them, in one statement."""
+        due = self._due(shape, among).add_columns(_A.claimable_at).cte("due")
+        *columns, since = due.c
+        claimed = _CLAIM.where(_A.id == columns[0]).cte("claimed")
+        return self._words(sa.select(*columns).order_by(since).add_cte(claimed))
 
     def _due_ids(self, shape: _Shape, reach: _Reach) -> Words:
         """The ids of those rows, found without a lock, where ``reach`` says that many may have to be passed over."""

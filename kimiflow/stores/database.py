@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 from contextlib import asynccontextmanager
-from functools import partial
 from typing import TYPE_CHECKING, TypeVar, cast
 
 from kimiflow.errors import StoreError
@@ -93,17 +92,18 @@ class Database:
         act: Callable[[Transaction], T],
         *,
         worth: Callable[[Transaction], bool] | None = None,
-        announced: bool = False,
+        single: bool = False,
     ) -> T | None:
         """Like :meth:`writing`, in the driver's own words and for a function that waits for nothing else.
 
         :param worth: may be asked before whether there is anything to do; where it says no, ``None`` is returned.
+        :param single: ``act`` is one statement, so that it needs neither a beginning nor an end where the database can
+            do without.
         """
         self._must_be_open()
+        connected = self.reading if single and self._backend.autocommits else self.writing
         with trouble(self._backend.where):
-            done = await self._backend.at_once(
-                act, partial(self.writing, announced=announced), writes=True, worth=worth
-            )
+            done = await self._backend.at_once(act, connected, writes=True, worth=worth)
         if done is not None:
             self._tell()
         return done

@@ -56,6 +56,8 @@ _PLAIN_STATEMENTS: Final[dict[str, Any]] = {"prepared_statement_cache_size": 0, 
 class PostgresqlBackend(Backend):
     """:param busy_timeout: seconds to wait for a row that another transaction has locked."""
 
+    writes_in_queries = True
+
     def __init__(self, url: str, *, busy_timeout: float) -> None:
         try:
             from kimiflow.stores.address import Address  # noqa: PLC0415
@@ -73,6 +75,10 @@ class PostgresqlBackend(Backend):
         self._address = Address(url, settings)
         self.where = self._address.where
         self.writer = self.reader = self._engine()
+        self.autocommits = not self._address.pgbouncer
+        if self.autocommits:
+            # The same connections. One statement needs no BEGIN and no COMMIT, each of which waits for a turn of the loop.
+            self.reader = self.writer.execution_options(isolation_level="AUTOCOMMIT")
         self._listener: Listener | None = None
         if self._address.pgbouncer:
             # LISTEN belongs to a connection, and here a connection belongs to nobody: the clock alone wakes.
