@@ -32,6 +32,8 @@ class Backend(ABC):
     """Names the database in messages; holds no password."""
     look_every: float = 0.2
     """Seconds between looks for the commits of other processes."""
+    locks_rows: bool = False
+    """Whether writers keep each other from single rows, and so must take these in one order; else from everything."""
     writes_in_queries: bool = False
     """Whether a query may hold an UPDATE, so that rows are found and changed by one statement."""
     autocommits: bool = False

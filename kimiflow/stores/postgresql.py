@@ -1,9 +1,8 @@
 """PostgreSQL: many writers at once, kept apart row by row.
 
 A claim skips the rows that another transaction has locked (``FOR UPDATE SKIP LOCKED``), so that workers on many
-machines never wait for each other. A commit locks its rows in the order of their ids, and the accounts whose
-authorizations come or go. What is left of deadlocks the server finds by itself; then nothing was written, and it is
-tried again.
+machines never wait for each other. Everybody else locks in one order before anything is written, so that nobody waits in
+a circle: the accounts whose authorizations come or go, then the authorizations, each in the order of their ids.
 
 The clock is the server's: leases of hosts whose own clocks differ mean the same.
 
@@ -56,6 +55,7 @@ _PLAIN_STATEMENTS: Final[dict[str, Any]] = {"prepared_statement_cache_size": 0, 
 class PostgresqlBackend(Backend):
     """:param busy_timeout: seconds to wait for a row that another transaction has locked."""
 
+    locks_rows = True
     writes_in_queries = True
 
     def __init__(self, url: str, *, busy_timeout: float) -> None:

@@ -168,13 +168,15 @@ async def test_many_processes_open_a_new_database_at_once(url: str) -> None:
 
 
 async def test_workers_of_many_machines(url: str) -> None:
-    """All at once on the same few accounts; whatever interleaving comes of it, the promises hold."""
+    """All at once on the same few accounts; whatever interleaving comes of it, the promises hold.
+
+    None of them raises: all lock their rows in one order, so that there is no deadlock for the server to end.
+    """
     names = [f"n{n}" for n in range(8)]
     stores = [SqlStore(url) for _ in range(3)]
     for store in stores:
         await store.open()
     await stores[0].add_accounts([account(name) for name in names])
-    unavailable: Counter[str] = Counter()
     kept: dict[str, int] = {}
 
     async def work(number: int) -> None:
@@ -182,26 +184,23 @@ async def test_workers_of_many_machines(url: str) -> None:
         draw = random.Random(number)
         for turn in range(40):
             now = NOW + turn * 3 + draw.random()
-            try:
-                rows = [requested(f"{number}-{turn}-{name}", name, created_at=now) for name in draw.sample(names, 3)]
-                await store.begin([beginning(row, beside_grant=draw.random() < 0.5) for row in rows])
-                claims = await store.claim_due(f"w{number}", now, 2.0, 4)
-                await asyncio.sleep(draw.random() * 0.01)
-                steps: list[Step] = []
-                for claim in claims:
-                    act = draw.choice([poll, settle, now_granted, now_granted])
-                    if act is now_granted:
-                        steps.append(now_granted(claim, now, f"{number}-{turn}", next_attempt_at=now + 2))
-                    else:
-                        steps.append(act(claim, now))
-                for step, outcome in zip(steps, await store.commit(steps), strict=True):
-                    if outcome in {Outcome.COMMITTED, Outcome.MERGED}:
-                        kept[step.authorization.account_id] = kept.get(step.authorization.account_id, 0) + 1
-                if draw.random() < 0.1:
-                    await store.sign_out([f"acc-{name}" for name in draw.sample(names, 2)], now)
-                await store.hasten([(step.authorization.id, step.authorization.token_version) for step in steps], now)
-            except StoreUnavailable as error:
-                unavailable[error.message] += 1
+            rows = [requested(f"{number}-{turn}-{name}", name, created_at=now) for name in draw.sample(names, 3)]
+            await store.begin([beginning(row, beside_grant=draw.random() < 0.5) for row in rows])
+            claims = await store.claim_due(f"w{number}", now, 2.0, 4)
+            await asyncio.sleep(draw.random() * 0.01)
+            steps: list[Step] = []
+            for claim in claims:
+                act = draw.choice([poll, settle, now_granted, now_granted])
+                if act is now_granted:
+                    steps.append(now_granted(claim, now, f"{number}-{turn}", next_attempt_at=now + 2))
+                else:
+                    steps.append(act(claim, now))
+            for step, outcome in zip(steps, await store.commit(steps), strict=True):
+                if outcome in {Outcome.COMMITTED, Outcome.MERGED}:
+                    kept[step.authorization.account_id] = kept.get(step.authorization.account_id, 0) + 1
+            if draw.random() < 0.1:
+                await store.sign_out([f"acc-{name}" for name in draw.sample(names, 2)], now)
+            await store.hasten([(step.authorization.id, step.authorization.token_version) for step in steps], now)
 
     await asyncio.gather(*(work(number) for number in range(9)))
     for snapshot in await stores[0].snapshots():
@@ -214,6 +213,3 @@ async def test_workers_of_many_machines(url: str) -> None:
         assert len(steps_told) == kept.get(snapshot.account.id, 0)
     for store in stores:
         await store.close()
-    # Only deadlocks, which the server resolves; and few of them.
-    assert all("gave way" in message for message in unavailable), unavailable
-    assert unavailable.total() < 5
