@@ -99,8 +99,10 @@ def _run(act: Callable[[], Coroutine[Any, Any, None]]) -> None:
 
 
 @contextmanager
-def our_own() -> Iterator[Postgres]:
+def our_own(*, durable: bool = False) -> Iterator[Postgres]:
     """A server in a folder of its own.
+
+    :param durable: whether a commit is to survive a power cut, as it is everywhere but in tests.
 
     Not in pytest's: run by root, the server is another user's, and pytest shuts its folders to others whenever it starts.
     """
@@ -124,7 +126,8 @@ def our_own() -> Iterator[Postgres]:
                 if last:
                     raise
         postgres = Postgres(server.get_uri(), server)
-        postgres.forget_durability()
+        if not durable:
+            postgres.forget_durability()
         try:
             yield postgres
         finally:

@@ -18,7 +18,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from . import contenders, loads
+from . import contenders, loads, processes
 from .databases import Databases
 from .place import Place, place
 from .show import plot, show
@@ -27,6 +27,10 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
 Rates = dict[str, list[float]]
+
+CEILING = "what the server can do"
+"""Requests for each second that it computes; a contender near it is held up by the server."""
+CEILING_SEEN_IN = {"limit": CEILING, "bare aiohttp, TLS": f"{CEILING}, TLS"}
 
 
 class Run:
@@ -68,10 +72,16 @@ class Run:
                 n / asyncio.run(loads.refreshes(here, new(name), n))
             )
         rates: Rates = {name: [] for name in rows}
+        rates |= {CEILING: [], f"{CEILING}, TLS": []}
         for turn in range(self.options.rounds):
             for name, measure in rows.items():
+                before = here.counters()
                 rates[name].append(measure())
+                after = here.counters()
                 self.say(f"round {turn + 1}: {name}: {rates[name][-1]:,.0f}/s")
+                if name in CEILING_SEEN_IN:
+                    polls, cpu = (after[key] - before[key] for key in ("polls", "cpu"))
+                    rates[CEILING_SEEN_IN[name]].append(polls / cpu)
         self.result["rates"] = rates
 
     def steady(self) -> None:
@@ -89,7 +99,7 @@ class Run:
         for name in ("SQLite", "PostgreSQL"):
             self.say(f"kill -9 on {name}")
             flows = self.options.flows
-            found[name] = asyncio.run(loads.restart(self.here, self.databases.new(name), flows, 9 * flows))
+            found[name] = asyncio.run(processes.restart(self.here, self.databases.new(name), flows, 9 * flows))
         self.result["restart"] = found
 
     def memory(self) -> None:
@@ -97,7 +107,7 @@ class Run:
         found = {}
         for accounts in (1_000, 10_000, 100_000):
             self.say(f"memory at {accounts:,} accounts")
-            found[accounts] = loads.memory_of(self.here, self.databases.folder, accounts)
+            found[accounts] = processes.memory_of(self.here, self.databases.folder, accounts)
         self.result["memory_mib"] = found
 
     def token(self) -> None:
@@ -105,8 +115,8 @@ class Run:
         self.say("tokens and whole processes")
         folder = self.databases.folder
         self.result["token_us"] = [asyncio.run(loads.token_in_process(folder)) for _ in range(self.options.rounds)]
-        self.result["processes_ms"] = loads.whole_processes(folder, max(5, self.options.rounds))
-        self.result["imports"] = loads.imports_of(folder)
+        self.result["processes_ms"] = processes.whole_processes(folder, max(5, self.options.rounds))
+        self.result["imports"] = processes.imports_of(folder)
 
     def workers(self) -> None:
         """1, 2 and 4 worker processes on one PostgreSQL."""
@@ -114,7 +124,7 @@ class Run:
         for count in (1, 2, 4):
             self.say(f"{count} worker processes on one PostgreSQL")
             found[count] = [
-                loads.worker_processes(self.here, self.databases.new("PostgreSQL"), self.options.polls, count)
+                processes.worker_processes(self.here, self.databases.new("PostgreSQL"), self.options.polls, count)
                 for _ in range(min(3, self.options.rounds))
             ]
         self.result["workers"] = found

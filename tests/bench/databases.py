@@ -39,6 +39,6 @@ class Databases:
             return f"sqlite:///{self.folder}/bench-{number}.db"
         if self._server is None:
             with self._place.server_core():
-                self._server = self._stack.enter_context(running_postgresql())
+                self._server = self._stack.enter_context(running_postgresql(durable=True))
         url: str = self._server.new_database(f"bench_{number}")  # type: ignore[attr-defined]
         return url

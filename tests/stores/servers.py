@@ -35,11 +35,11 @@ class PostgresqlServer:
 
 
 @contextmanager
-def running_postgresql() -> Iterator[PostgresqlServer]:
-    """The one that is named, or one that runs as long as the block."""
+def running_postgresql(*, durable: bool = False) -> Iterator[PostgresqlServer]:
+    """The one that is named, or one that runs as long as the block; ``durable`` is as in :func:`our_own`."""
     given = os.environ.get(VARIABLE)
     if given:
         yield PostgresqlServer(sa.make_url(given))
         return
-    with our_own() as server:
+    with our_own(durable=durable) as server:
         yield PostgresqlServer(server.url)
