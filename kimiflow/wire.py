@@ -215,10 +215,14 @@ def _printable(value: object, secrets: Iterable[Secret]) -> str | None:
         return None
     for secret in secrets:
         clear = secret.reveal()
+        if len(value) < len(clear):
+            continue  # no form of it is shorter: so it is with every scope and every ``token_type``
         for form in (clear, quote_plus(clear), quote(clear, safe="")):
             # A server may echo the form that it was sent instead of the value in it.
             value = value.replace(form, "[redacted]")
-    line = " ".join("".join(c if c.isprintable() else " " for c in value).split())
+    if not value.isprintable():
+        value = "".join(c if c.isprintable() else " " for c in value)
+    line = " ".join(value.split())
     if len(line) > _MAX_TEXT:
         line = f"{line[: _MAX_TEXT - 1]}…"
     return line or None

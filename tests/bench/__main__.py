@@ -147,7 +147,7 @@ SECTIONS = ("rates", "steady", "restart", "memory", "token", "workers", "concurr
 def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m tests.bench", description=__doc__)
     parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--polls", type=int, default=5_000, help="in each round")
+    parser.add_argument("--polls", type=int, default=10_000, help="in each round")
     parser.add_argument("--flows", type=int, default=10_000, help="pending at a time, for the steady load")
     parser.add_argument("--seconds", type=float, default=60.0, help="of the steady load")
     parser.add_argument("--only", choices=SECTIONS, action="append", help="just this section; may be repeated")

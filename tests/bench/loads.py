@@ -19,6 +19,7 @@ from .ours import KEY, drive_until, filled, rig
 if TYPE_CHECKING:
     from pathlib import Path
 
+    from .ours import Rig
     from .place import Place
 
 __all__ = ["polls", "refreshes", "steady", "token_in_process"]
@@ -27,8 +28,8 @@ __all__ = ["polls", "refreshes", "steady", "token_in_process"]
 async def polls(place: Place, url: str, count: int, *, tls: bool = False, concurrency: int = 256) -> float:
     """Seconds for ``count`` polls that are all due, each committed."""
     async with rig(place, url, tls=tls, concurrency=concurrency) as made:
-        now = time.time()
-        await filled(made.store, count, state=State.PENDING, due=lambda i: now - 10.0 + i * 1e-6)
+        await _warmed_up(made, State.PENDING, count)
+        await _all_due(made, State.PENDING, count)
         before = place.counters()["polls"]
         seconds = await drive_until(made, count)
         after = place.counters()["polls"]
@@ -39,14 +40,26 @@ async def polls(place: Place, url: str, count: int, *, tls: bool = False, concur
 async def refreshes(place: Place, url: str, count: int) -> float:
     """Seconds for ``count`` refreshes: ``refreshing`` committed, the request, the tokens committed."""
     async with rig(place, url) as made:
-        now = time.time()
-        await filled(made.store, count, state=State.GRANTED, due=lambda i: now - 10.0 + i * 1e-6)
+        await _warmed_up(made, State.GRANTED, count)
+        await _all_due(made, State.GRANTED, count)
         place.reset()
         seconds = await drive_until(made, 2 * count)
         seen = place.counters()
         assert seen["refreshes"] >= count
         assert seen["out_of_turn"] == 0, "a refresh token was used twice"
         return seconds
+
+
+async def _all_due(made: Rig, state: State, count: int, *, first: int = 0) -> None:
+    now = time.time()
+    await filled(made.store, count, state=state, due=lambda i: now - 10.0 + i * 1e-6, first=first)
+
+
+async def _warmed_up(made: Rig, state: State, first: int) -> None:
+    """Drives some others before, as the bare clients do: connections are open then, and statements prepared."""
+    count = 2 * made.concurrency
+    await _all_due(made, state, count, first=first)
+    await drive_until(made, count if state is State.PENDING else 2 * count)
 
 
 async def steady(place: Place, url: str, flows: int, seconds: float, interval: float = 5.0) -> dict[str, Any]:
