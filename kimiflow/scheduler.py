@@ -439,7 +439,7 @@ class Scheduler:
             return await self._client.poll(account, current.device_code)
         except KimiFlowError as error:
             # The account's own settings: its provider is gone, or its proxy cannot be used.
-            return AttemptFailed("misconfigured", error.message)
+            return AttemptFailed("misconfigured", "; ".join(filter(None, (error.message, error.hint))))
 
     def _report(self, work: _Work) -> None:
         for step in work.history:

@@ -233,3 +233,20 @@ def test_to_stop_wakes_it_and_lets_what_is_in_flight_land() -> None:
         assert await bench.states() == {("kimi", State.PENDING): 5}
 
     driven(story)
+
+
+def test_an_account_whose_provider_is_gone_says_so_and_what_to_do() -> None:
+    async def story(bench: Bench) -> None:
+        await bench.sign_in(1, "corp")
+        bench.scheduler.wake()
+        await asyncio.sleep(1.0)
+        (snapshot,) = await bench.store.snapshots()
+        assert snapshot.shown is not None
+        assert snapshot.shown.error == "misconfigured"
+        assert snapshot.shown.error_description == (
+            "the provider 'corp' of account corp-0 is not known; there are: kimi, kimi-global; "
+            "Others are set up in config.toml, under [providers.corp]."
+        )
+        assert not bench.hosts.sent
+
+    driven(story)
