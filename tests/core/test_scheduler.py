@@ -235,6 +235,21 @@ def test_to_stop_wakes_it_and_lets_what_is_in_flight_land() -> None:
     driven(story)
 
 
+def test_to_stop_ends_a_sleep_at_once() -> None:
+    loop = VirtualLoop()
+
+    async def main() -> float:
+        bench = Bench(loop)
+        running = asyncio.create_task(bench.scheduler.run())
+        await asyncio.sleep(5.0)
+        asked = loop.time()
+        bench.scheduler.stop()
+        await running
+        return loop.time() - asked
+
+    assert run_virtual(main(), loop) == 0.0
+
+
 def test_an_account_whose_provider_is_gone_says_so_and_what_to_do() -> None:
     async def story(bench: Bench) -> None:
         await bench.sign_in(1, "corp")
