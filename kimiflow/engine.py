@@ -81,8 +81,13 @@ class Engine:
     async def open(self) -> None:
         """Opens the store, and listens for what others change in it."""
         await self.store.open()
-        await self.clock.synchronise()
-        await recover(self.settings.home, self.store, self.log)
+        try:
+            await self.clock.synchronise()
+            await recover(self.settings.home, self.store, self.log)
+        except BaseException:
+            # Nobody will close what was not entered.
+            await self.store.close()
+            raise
         self._feed = asyncio.create_task(self._follow_store(), name="kimiflow-feed")
 
     async def close(self) -> None:

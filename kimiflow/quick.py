@@ -9,6 +9,7 @@ what to do and what to say.
 from __future__ import annotations
 
 import os
+import re
 import sqlite3
 import time
 from pathlib import Path
@@ -22,8 +23,19 @@ if TYPE_CHECKING:
 
 __all__ = ["fresh_token"]
 
-_UNDERSTOOD: Final = frozenset({"HOME", "KEY", "KEY_FILE", "LOG_LEVEL", "LOG_FORMAT", "OAUTH_HOST"})
-"""Settings that are either obeyed here or do not matter here; any other is left to the long way to check."""
+_HOST: Final = r"(https://[a-z0-9.-]+|http://(127\.0\.0\.1|localhost))(:([1-5]?[0-9]{1,4}|6[0-4][0-9]{3}))?/?"
+_UNDERSTOOD: Final = {
+    "KIMIFLOW_HOME": r".*",
+    "KIMIFLOW_KEY": r".*",
+    "KIMIFLOW_KEY_FILE": r".*",
+    "KIMIFLOW_LOG_LEVEL": r"debug|info|warning|error",
+    "KIMIFLOW_LOG_FORMAT": r"console|json",
+    "KIMIFLOW_OAUTH_HOST": _HOST,
+    "KIMI_CODE_OAUTH_HOST": _HOST,
+    "KIMI_OAUTH_HOST": _HOST,
+}
+"""Settings that are either obeyed here or do not matter here, with values that are surely allowed; whatever else there
+is, is left to the long way to check."""
 
 _QUERY: Final = """
     SELECT z.id, z.access_token, z.next_attempt_at, z.token_expires_at, z.updated_at,
@@ -36,8 +48,7 @@ _QUERY: Final = """
 
 def fresh_token(name: str, environment: Mapping[str, str] = os.environ) -> str | None:
     """The access token of ``name``, where it is fresh and can be had the short way; else ``None``."""
-    given = {key[9:] for key, value in environment.items() if key.startswith("KIMIFLOW_") and value}
-    if not given <= _UNDERSTOOD:
+    if not all(_understood(key, value) for key, value in environment.items() if key.startswith("KIMI") and value):
         return None
     home = _home(environment)
     database = home / "kimiflow.db"
@@ -55,6 +66,12 @@ def fresh_token(name: str, environment: Mapping[str, str] = os.environ) -> str |
     if due is None or expires is None or not (updated <= now + 1.0 < due and now + 1.0 < expires):
         return None
     return _opened(environment, home, row_id, sealed)
+
+
+def _understood(key: str, value: str) -> bool:
+    if not key.startswith("KIMIFLOW_") and key not in _UNDERSTOOD:
+        return True  # some other program's
+    return re.fullmatch(_UNDERSTOOD.get(key, "(?!)"), value, re.DOTALL) is not None
 
 
 def _home(environment: Mapping[str, str]) -> Path:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from collections import Counter
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
@@ -139,7 +140,12 @@ class Scheduler:
         self._breakers = {host: Breaker() for host in self._host_of.values()}
         # A slow host must not take every slot, unless there is no other.
         per_host = limits.concurrency if len(self._breakers) == 1 else limits.per_host
-        self._most_of_a_host = per_host + limits.batch
+        # Nor every claim: whatever one has, there is room to claim more than half a batch of others.
+        several = len(self._breakers) > 1
+        self._most_of_a_host = limits.concurrency + limits.batch - (limits.batch // 2 + 1 if several else 0)
+        self._open_of: Counter[str] = Counter()
+        self._busy: frozenset[str] = frozenset()
+        """Hosts that have so much to do that no more is claimed for them."""
         self._lanes: Lanes[_Work] = Lanes(self._drive, self._failed, total=limits.concurrency, per_host=per_host)
         self._open = 0
         self._all_done = asyncio.Event()
@@ -241,13 +247,14 @@ class Scheduler:
         self._full = room < limits.batch // 2 + 1
         if self._full:
             return started + limits.idle  # the next claim that is done with wakes the loop
-        limit = min(room, limits.batch)
         for host in self._ready_for_a_probe():
             probe = await self._claim(1, providers=self._providers_on(host), probe=True)
             if probe:
                 self._breakers[host] = self._breakers[host].with_probe(probe[0].lease_ends)
                 self._prepare(probe)
-        taken = await self._claim(limit, skip=self._blocked())
+        blocked = self._blocked()
+        limit = min(room, limits.batch, self._room_of_a_host())
+        taken = await self._claim(limit, skip=blocked)
         self._prepare(taken)
         if len(taken) == limit:
             return started
@@ -264,10 +271,19 @@ class Scheduler:
 
     def _blocked(self) -> frozenset[str]:
         """Providers whose host is silent, or has all that it may have at once."""
-        busy = {host for host in self._breakers if self._lanes.load(host) >= self._most_of_a_host}
-        self._full = self._full or bool(busy)
+        self._busy = frozenset(host for host in self._breakers if self._is_busy(host))
         return frozenset(
-            name for name, host in self._host_of.items() if host in busy or not self._breakers[host].closed
+            name for name, host in self._host_of.items() if host in self._busy or not self._breakers[host].closed
+        )
+
+    def _is_busy(self, host: str) -> bool:
+        """Too little room is left for a claim that is worth its transaction."""
+        return self._open_of[host] >= self._most_of_a_host - self._limits.batch // 4
+
+    def _room_of_a_host(self) -> int:
+        """How many may be claimed at once, though all of them may be of one host that is not busy."""
+        return self._most_of_a_host - max(
+            (self._open_of[host] for host in self._breakers.keys() - self._busy), default=0
         )
 
     def _providers_on(self, host: str) -> frozenset[str]:
@@ -308,6 +324,7 @@ class Scheduler:
         if not works:
             return
         self._open += len(works)
+        self._open_of.update(map(self._host_name, works))
         self._all_done.clear()
         now = self._clock.now()
         for work in works:
@@ -337,14 +354,16 @@ class Scheduler:
             self._done_with(work)
 
     def _done_with(self, work: _Work) -> None:
+        host = self._host_name(work)
         if work.probe:
             # Where the probe has told something of its host, there is none any more to be ended.
-            host = self._host_name(work)
             self._breakers[host] = self._breakers[host].without_probe()
         self._open -= 1
+        self._open_of[host] -= 1
         if not self._open:
             self._all_done.set()
-        if self._full or (self._until_settled and not self._open):
+        has_room_again = host in self._busy and not self._is_busy(host)
+        if self._full or has_room_again or (self._until_settled and not self._open):
             self.wake()
         else:
             self._expect(work.current.next_attempt_at)
@@ -420,7 +439,7 @@ class Scheduler:
             return await self._client.poll(account, current.device_code)
         except KimiFlowError as error:
             # The account's own settings: its provider is gone, or its proxy cannot be used.
-            return AttemptFailed("misconfigured", error.message)
+            return AttemptFailed("misconfigured", "; ".join(filter(None, (error.message, error.hint))))
 
     def _report(self, work: _Work) -> None:
         for step in work.history:

@@ -44,7 +44,20 @@ _ALLOWED = {
     "home": "a folder",
     "key_file": "a file",
     "key": "32 bytes as base64",
+    "oauth_host": "an absolute https:// URL",
+    "provider": "the name of a provider",
+    "proxy": "the URL of a proxy, or env:NAME",
+    "database_url": "a URL such as sqlite:///kimiflow.db",
     "providers": "tables like [providers.NAME]",
+}
+_IN_A_PROVIDER = 3
+"""Parts of the place of a value in a table ``[providers.NAME]``."""
+_ALLOWED_OF_PROVIDERS = {
+    "device_authorization_endpoint": "an absolute https:// URL",
+    "token_endpoint": "an absolute https:// URL",
+    "api_base": "an absolute https:// URL",
+    "client_id": "a text that is not empty",
+    "scope": "a text",
 }
 
 
@@ -113,7 +126,7 @@ class Settings(BaseSettings):
     key: SecretStr | None = None
     key_file: Path | None = None
     log_level: Annotated[Literal["debug", "info", "warning", "error"], BeforeValidator(_lower)] = "info"
-    log_format: Literal["console", "json"] = "console"
+    log_format: Annotated[Literal["console", "json"], BeforeValidator(_lower)] = "console"
     providers: dict[str, ProviderSettings] = Field(default_factory=dict)
 
     @property
@@ -160,6 +173,10 @@ def load_settings(**overrides: object) -> Settings:
     home = home.expanduser().absolute()
     file = home / "config.toml"
     table = _read_toml(file)
+    if "home" in table:
+        raise InvalidSetting(
+            f"home in {file} comes too late: that file was found by it", hint=f"Set {_PREFIX}HOME instead."
+        )
     # What other tools of Kimi's read counts as environment, so it comes before the file.
     host = next((os.environ[v] for v in _ALSO_OAUTH_HOST if os.environ.get(v)), None)
     borrowed = {} if host is None else {"oauth_host": host}
@@ -233,13 +250,13 @@ def _explained(error: ValidationError, file: Path, table: Mapping[str, Any]) -> 
         there_are = Settings if len(where) == 1 else ProviderSettings
         return InvalidSetting(
             f"{key} is not a setting",
-            hint=f"There are: {', '.join(sorted(there_are.model_fields))}",
+            hint=f"There are: {', '.join(sorted(there_are.model_fields.keys() - {'home'}))}",
         )
     if first["type"] == "missing":
         return InvalidSetting(f"{key} is missing", hint=f"Add it to {file}.")
     value = " is not usable;" if name in _SECRET_KEYS else f" is {_given(first, name, where, table)!r};"
     cause = first.get("ctx", {}).get("error")
-    allowed = _ALLOWED.get(name)
+    allowed = _ALLOWED.get(name) if len(where) < _IN_A_PROVIDER else _ALLOWED_OF_PROVIDERS.get(where[2])
     if isinstance(cause, InvalidSetting):
         return InvalidSetting(cause.message.replace("the URL", key, 1), hint=cause.hint)
     return InvalidSetting(f"{key}{value} allowed is {allowed or first['msg']}")

@@ -78,7 +78,8 @@ async def recover(folder: Path, store: Store, log: FilteringBoundLogger) -> int:
     """Commits what earlier processes could not; returns how many steps there were.
 
     A file is removed once its steps have been committed. One that cannot be read is left, and logged. One whose worker
-    lives is left to it: it still has the leases, and may be about to go on with them.
+    lives is left to it: it still has the leases, and may be about to go on with them. One of another store, which the
+    same home was used with, waits for that one.
 
     :raises StoreUnavailable: where the store is away again; the files stay.
     """
@@ -90,6 +91,9 @@ async def recover(folder: Path, store: Store, log: FilteringBoundLogger) -> int:
                     continue
                 steps = [_from_json(entry) for entry in json.loads(file.read())]
                 outcomes = await store.commit(steps)
+                if await _of_another_store(steps, outcomes, store):
+                    log.info("unsaved_of_another_store", file=str(path), steps=len(steps))
+                    continue
                 path.unlink(missing_ok=True)
         except FileNotFoundError:
             continue
@@ -100,6 +104,14 @@ async def recover(folder: Path, store: Store, log: FilteringBoundLogger) -> int:
         log.warning("unsaved_recovered", file=str(path), steps=len(steps), written=kept)
         count += len(steps)
     return count
+
+
+async def _of_another_store(steps: Sequence[Step], outcomes: Sequence[Outcome], store: Store) -> bool:
+    """Whether not one of the accounts is here. One that signed out is; only to forget it takes it away."""
+    if any(outcome is not Outcome.GONE for outcome in outcomes):
+        return False
+    here = {snapshot.account.id for snapshot in await store.snapshots()}
+    return bool(steps) and here.isdisjoint(step.claim.account.id for step in steps)
 
 
 def kept_aside(folder: Path, key_ids: Collection[str] = ()) -> list[Path]:

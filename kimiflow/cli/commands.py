@@ -85,7 +85,7 @@ def login(
         typer.Option(
             "--from",
             metavar="FILE",
-            help="Sign in all accounts of a list: name [provider] [proxy] on each line; - is stdin.",
+            help=r"Sign in all accounts of a list: name \[provider] \[proxy] on each line; - is stdin.",
             show_default=False,
         ),
     ] = None,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import re
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -21,10 +22,16 @@ def add(app: typer.Typer, command: Callable[..., int], *lines: str, name: str | 
 def examples(*lines: str, heading: str = "Examples") -> str:
     """An epilog of command lines, each on a line of its own.
 
-    Blanks that keep columns apart are made unbreakable, because help texts are reflowed.
+    Blanks that keep columns apart are made unbreakable, because help texts are reflowed; and brackets are kept from being
+    taken for markup, which would swallow them.
     """
-    shown = "\n".join("\u00a0\u00a0" + line.replace("  ", "\u00a0\u00a0") for line in lines)
+    shown = "\n".join("\u00a0\u00a0" + _unmarked(line).replace("  ", "\u00a0\u00a0") for line in lines)
     return f"[bold]{heading}[/bold]\n{shown}"
+
+
+def _unmarked(line: str) -> str:
+    """As ``rich.markup.escape`` has it, without importing Rich."""
+    return re.sub(r"\[(?=[a-z#/@])", r"\\[", line)
 
 
 def _reflowed(text: str) -> str:

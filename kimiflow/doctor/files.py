@@ -85,5 +85,6 @@ def _kept_aside(home: Path) -> Finding:
         "unsaved",
         ok=False,
         what=f"results that the database does not have yet are kept in {listed}",
-        todo="See to the database; the worker that wrote them saves them, or else the next command: kimiflow status",
+        todo="See to the database; the worker that wrote them saves them, or else the next command: kimiflow status. "
+        "What is still there after it belongs to another database, or to an account that was forgotten.",
     )

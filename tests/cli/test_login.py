@@ -45,6 +45,20 @@ def test_two_accounts_sign_in_and_the_results_are_on_stdout(cli: Cli, sandbox: T
     assert "\x1b" not in login.stdout + login.stderr
 
 
+def test_where_no_link_holds_the_code_it_is_shown_beside_the_plain_one(cli: Cli, sandbox: ThreadedSandbox) -> None:
+    sandbox.inject("missing/verification_uri_complete:device=x2")
+    sandbox.inject("verification_url:device=x2")
+    login = cli("login", "work", "--no-wait")
+    (code,) = sandbox.pending()
+    assert f"work: enter the code {code.user_code} at {sandbox.url}/device, within" in login.stderr
+
+    terminal = cli.terminal("login", "home", "--no-wait", "--no-browser")
+    terminal.end()
+    (code,) = [each for each in sandbox.pending() if each.user_code != code.user_code]
+    assert f"home: enter the code {code.user_code} at" in terminal.text
+    assert f"{sandbox.url}/device\n" in terminal.text.replace("\r", "")
+
+
 def test_signed_in_already_does_nothing_unless_forced(cli: Cli, sandbox: ThreadedSandbox) -> None:
     first = cli.start("login", "work")
     until(sandbox.pending)

@@ -33,6 +33,14 @@ def test_help_teaches(command: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert command == "db" or f"kimiflow {command}" in shown.partition("Examples")[2]
 
 
+def test_help_keeps_its_brackets(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("COLUMNS", "200")
+    assert main(["login", "--help"]) == 0
+    shown = capsys.readouterr().out
+    assert "a list: name [provider] [proxy] on each line" in shown
+    assert "on each line: name [provider] [proxy]" in shown.partition("Examples")[2]
+
+
 def test_version(cli: Cli) -> None:
     assert cli.good("--version") == f"kimiflow {kimiflow.__version__}\n"
 

@@ -81,14 +81,37 @@ async def test_a_sign_out_is_seen_at_once(settings: Settings, environment: dict[
         {"KIMIFLOW_KEY": "not a key"},
         {"KIMIFLOW_KEY": b64encode(bytes(32)).decode()},
         {"KIMIFLOW_HOME": "/nowhere/at/all"},
+        {"KIMIFLOW_LOG_LEVEL": "loud"},
+        {"KIMIFLOW_LOG_FORMAT": "xml"},
+        {"KIMIFLOW_OAUTH_HOST": "http://example.com"},
+        {"KIMIFLOW_OAUTH_HOST": "http://127.0.0.1:99999"},
+        {"KIMI_CODE_OAUTH_HOST": "auth.example"},
+        {"KIMI_OAUTH_HOST": "http://127.0.0.1.evil.example"},
     ],
-    ids=lambda setting: next(iter(setting)),
+    ids=lambda setting: next(map("=".join, setting.items())),
 )
 async def test_whatever_it_does_not_understand_it_leaves_alone(
     settings: Settings, environment: dict[str, str], setting: dict[str, str]
 ) -> None:
     await a_home(settings)
     assert fresh_token(NAME, environment | setting) is None
+
+
+@pytest.mark.parametrize(
+    "setting",
+    [
+        {"KIMIFLOW_LOG_LEVEL": "debug", "KIMIFLOW_LOG_FORMAT": "json"},
+        {"KIMIFLOW_OAUTH_HOST": "https://auth.example"},
+        {"KIMI_OAUTH_HOST": "http://127.0.0.1:64999"},
+        {"KIMI_API_KEY": "another program's"},
+    ],
+    ids=lambda setting: next(iter(setting)),
+)
+async def test_settings_that_do_not_matter_for_it_do_not_slow_it_down(
+    settings: Settings, environment: dict[str, str], setting: dict[str, str]
+) -> None:
+    await a_home(settings)
+    assert fresh_token(NAME, environment | setting) == SOME_TOKEN
 
 
 async def test_settings_in_a_file_are_left_to_the_long_way(settings: Settings, environment: dict[str, str]) -> None:

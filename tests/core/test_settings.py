@@ -139,6 +139,12 @@ class TestPrecedence:
         assert covered == set(Settings.model_fields) - {"home", "providers"}
 
 
+class TestWords:
+    @pytest.mark.parametrize(("name", "value"), [("log_level", "Warning"), ("log_format", "JSON")])
+    def test_may_be_upper_or_lower_case(self, place: Place, name: str, value: str) -> None:
+        assert getattr(place.load(**{f"KIMIFLOW_{name.upper()}": value}), name) == value.lower()
+
+
 class TestTheHostOfKimi:
     @pytest.mark.parametrize("variable", OAUTH_HOSTS)
     def test_is_replaced_in_the_built_in_providers(self, place: Place, variable: str) -> None:
@@ -250,6 +256,39 @@ class TestABadValue:
     def test_in_the_file(self, place: Place, name: str, value: str, allowed: str) -> None:
         told = place.refused(f'{name} = "{value}"')
         assert told.splitlines()[0] == f"{name} in {place.file} is {value!r}; allowed is {allowed}"
+
+    @pytest.mark.parametrize(
+        ("line", "allowed"),
+        [
+            ("oauth_host = 5", "an absolute https:// URL"),
+            ("provider = 5", "the name of a provider"),
+            ("log_level = 5", "debug, info, warning or error"),
+            ("key_file = 5", "a file"),
+        ],
+    )
+    def test_of_another_type(self, place: Place, line: str, allowed: str) -> None:
+        name = line.partition(" ")[0]
+        assert place.refused(line) == f"{name} in {place.file} is 5; allowed is {allowed}"
+
+    @pytest.mark.parametrize(
+        ("field", "value", "allowed"),
+        [
+            ("client_id", '""', "a text that is not empty"),
+            ("client_id", "5", "a text that is not empty"),
+            ("token_endpoint", "5", "an absolute https:// URL"),
+            ("scope", '["a", "b"]', "a text"),
+        ],
+    )
+    def test_of_a_provider(self, place: Place, field: str, value: str, allowed: str) -> None:
+        config = "\n".join(line for line in CORP.splitlines() if not line.startswith(field))
+        told = place.refused(f"{config}\n{field} = {value}")
+        shown = repr("") if value == '""' else value.replace('"', "'")
+        assert told == f"providers.corp.{field} in {place.file} is {shown}; allowed is {allowed}"
+
+    def test_a_home_that_is_told_where_only_the_home_could_tell(self, place: Place) -> None:
+        assert place.refused('home = "/elsewhere"') == (
+            f"home in {place.file} comes too late: that file was found by it\nSet KIMIFLOW_HOME instead."
+        )
 
     def test_as_an_argument(self, place: Place) -> None:
         with pytest.raises(InvalidSetting, match="KIMIFLOW_CONCURRENCY is 0; allowed is a whole number"):

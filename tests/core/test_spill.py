@@ -101,3 +101,23 @@ async def test_a_file_that_cannot_be_read_is_left_and_harms_nothing(settings: Se
     async with KimiFlow.open(settings, store=MemoryStore()) as flow:
         assert await flow.status() == []
     assert broken.exists()
+
+
+async def test_a_store_that_goes_away_while_it_is_entered_is_let_go_of(settings: Settings) -> None:
+    class Store(MemoryStore):
+        opened = 0
+
+        async def open(self) -> None:
+            self.opened += 1
+
+        async def close(self) -> None:
+            self.opened -= 1
+
+        async def now(self, local: float) -> float:
+            raise StoreUnavailable("the database is away")
+
+    store = Store()
+    with pytest.raises(StoreUnavailable):
+        async with KimiFlow.open(settings, store=store):
+            pass
+    assert store.opened == 0

@@ -94,3 +94,25 @@ async def test_a_refresh_that_a_dead_worker_announced_is_free_for_the_next(tmp_p
     spill.close()
     assert await recover(tmp_path, store, get_logger()) == 1
     assert len(await store.claim_due("B", NOW, 60.0, 10)) == 1
+
+
+async def test_a_file_of_another_database_waits_for_its_own(tmp_path: Path) -> None:
+    """One home may be used with several databases, and only one of them has the row that the tokens belong to."""
+    store, spill, other = MemoryStore(), Spill(tmp_path, get_logger()), MemoryStore()
+    spill.keep([await unsaved(store)])
+    spill.close()
+    await issue(other, pending("two", "bob"))
+    assert await recover(tmp_path, other, get_logger()) == 0
+    assert await recover(tmp_path, store, get_logger()) == 1
+    (snapshot,) = await store.snapshots()
+    assert snapshot.grant is not None
+
+
+async def test_what_was_signed_out_meanwhile_is_not_kept(tmp_path: Path) -> None:
+    store, spill = MemoryStore(), Spill(tmp_path, get_logger())
+    spill.keep([await unsaved(store)])
+    spill.close()
+    (snapshot,) = await store.snapshots()
+    await store.sign_out([snapshot.account.id], NOW, forget=False)
+    assert await recover(tmp_path, store, get_logger()) == 1
+    assert not list(tmp_path.iterdir())

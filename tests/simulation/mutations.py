@@ -179,8 +179,8 @@ def a_bare_refresh_reply_loses_the_refresh_token() -> Iterator[None]:
     """A reply without ``scope`` is taken for broken, and the rotated token in it is lost."""
     right = wire._tokens
 
-    def tokens(body: Any) -> Any:
-        return right(body) if "scope" in body else None
+    def tokens(body: Any, secrets: Any) -> Any:
+        return right(body, secrets) if "scope" in body else None
 
     with patch.object(wire, "_tokens", tokens):
         yield
