@@ -14,6 +14,8 @@ import sys
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
+from kimiflow.errors import StoreError, StoreUnavailable
+from kimiflow.files import remove_file, sync_folder
 from kimiflow.keys import make_folder
 from kimiflow.model import Account, Authorization, Sealed, State, Transition
 from kimiflow.stores.base import Claim, Outcome, Step
@@ -58,7 +60,7 @@ class Spill:
                 self.close()
                 self._held = held
             else:
-                self._path.unlink(missing_ok=True)
+                remove_file(self._path)
                 self.close()
         except OSError as error:
             self._log.error("unsaved_not_written", file=str(self._path), reason=error.strerror, steps=len(steps))
@@ -77,8 +79,9 @@ class Spill:
 async def recover(folder: Path, store: Store, log: FilteringBoundLogger) -> int:
     """Commits what earlier processes could not; returns how many steps there were.
 
-    A file is removed once its steps have been committed. One that cannot be read is left, and logged. One whose worker
-    lives is left to it: it still has the leases, and may be about to go on with them.
+    A file is removed once its steps have been committed. One that cannot be read, or with a step that the store does not
+    take, is left, and logged. One whose worker lives is left to it: it still has the leases, and may be about to go on
+    with them.
 
     :raises StoreUnavailable: where the store is away again; the files stay.
     """
@@ -89,17 +92,43 @@ async def recover(folder: Path, store: Store, log: FilteringBoundLogger) -> int:
                 if not _abandoned(path, file.fileno()):
                     continue
                 steps = [_from_json(entry) for entry in json.loads(file.read())]
-                outcomes = await store.commit(steps)
-                path.unlink(missing_ok=True)
+                outcomes = await _commit(steps, store)
+                remove_file(path)
         except FileNotFoundError:
             continue
         except (OSError, ValueError, KeyError, TypeError) as error:
             log.error("unsaved_not_readable", file=str(path), reason=str(error))  # noqa: TRY400 - the reason is enough
             continue
+        except StoreUnavailable:
+            raise
+        except StoreError as error:
+            # The others of the file were written, and will be told from this one when it is tried again.
+            log.error("unsaved_refused", file=str(path), reason=error.message)  # noqa: TRY400 - the reason is enough
+            continue
         kept = sum(outcome in {Outcome.COMMITTED, Outcome.MERGED} for outcome in outcomes)
         log.warning("unsaved_recovered", file=str(path), steps=len(steps), written=kept)
         count += len(steps)
     return count
+
+
+async def _commit(steps: Sequence[Step], store: Store) -> list[Outcome]:
+    """All at once, or one after the other where that meets a defect, so that it costs only the step that has it."""
+    try:
+        return await store.commit(steps)
+    except StoreUnavailable:
+        raise
+    except StoreError:
+        defect, outcomes = None, list[Outcome]()
+        for step in steps:
+            try:
+                outcomes += await store.commit([step])
+            except StoreUnavailable:
+                raise
+            except StoreError as error:
+                defect = error
+        if defect is not None:
+            raise defect from None
+        return outcomes
 
 
 def kept_aside(folder: Path, key_ids: Collection[str] = ()) -> list[Path]:
@@ -148,12 +177,15 @@ def _write(path: Path, text: str) -> int | None:
             file.flush()
             os.fsync(descriptor)
         held = descriptor if _LOCKS and _lock(descriptor) else None
+        draft.replace(path)
     except BaseException:
         os.close(descriptor)
+        # Where the disk is full it would only take more of it.
+        draft.unlink(missing_ok=True)
         raise
     if held is None:
         os.close(descriptor)
-    draft.replace(path)
+    sync_folder(path.parent)
     return held
 
 
