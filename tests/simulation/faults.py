@@ -17,6 +17,10 @@ class Weather:
 
     request_lost: float = 0.0
     reply_lost: float = 0.0
+    request_doubled: float = 0.0
+    """It reaches the server twice, as by a proxy that tries again; the first reply to come is the one that is heard."""
+    reply_doubled: float = 0.0
+    """What the server said to the same request before is heard again, and the server does not see this one."""
     connection_refused: float = 0.0
     slow: float = 0.0
     """A reply that takes longer than the client waits."""
@@ -53,6 +57,8 @@ def draw_weather(rng: Random) -> Weather:
         CALM,
         request_lost=maybe(0.2),
         reply_lost=maybe(0.2),
+        request_doubled=maybe(0.05),
+        reply_doubled=maybe(0.1),
         connection_refused=maybe(0.3),
         slow=maybe(0.1),
         nonsense=maybe(0.3),

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 
     import httpx
 
+    from kimiflow.sandbox.log import LogEntry
     from kimiflow.sandbox.records import Exchange
     from kimiflow.stores.base import Snapshot, Step
 
@@ -40,7 +41,9 @@ class Judge:
     broken: list[str] = field(default_factory=list)
     counts: Counter[str] = field(default_factory=Counter)
     _in_flight: dict[str, Worker] = field(default_factory=dict)
-    _retired: set[str] = field(default_factory=set)
+    _retired: dict[str, float] = field(default_factory=dict)
+    """Refresh tokens whose successor was committed, and from when on everybody has to know that: a worker that was stopped
+    past its lease may have committed it late, beside one that had claimed the row meanwhile and goes on with the old."""
     _arrived: dict[str, Worker] = field(default_factory=dict)
     _written: set[str] = field(default_factory=set)
     _given_up: set[str] = field(default_factory=set)
@@ -51,6 +54,10 @@ class Judge:
     _intervals: dict[str, float] = field(default_factory=dict)
     _spent_unseen: set[str] = field(default_factory=set)
     """Device ids of accounts whose code or refresh token was spent by a reply that no living worker has."""
+    _told: dict[int, float] = field(default_factory=dict)
+    """The interval that the workers had been told, by the arrival of each poll; the server's own may be more."""
+    _not_the_clients: set[int] = field(default_factory=set)
+    """Arrivals of requests that the network doubled, or whose client had given up when the server was done."""
 
     # What happens during the run
 
@@ -72,8 +79,11 @@ class Judge:
         other = self._in_flight.get(token)
         if other is not None and not other.dead:
             self.broken.append(f"a refresh token is in flight at {other.name} and at {worker.name}")
-        if token in self._retired:
-            self.broken.append(f"{worker.name} sent a refresh token whose successor was committed")
+        known_from = self._retired.get(token)
+        if known_from is not None:
+            if self.world.server_now() >= known_from:
+                self.broken.append(f"{worker.name} sent a refresh token whose successor was committed")
+            self._overtaken.add(device_id)
         self._in_flight[token] = worker
 
     def ended(self, worker: Worker, form: dict[str, str]) -> None:
@@ -81,10 +91,17 @@ class Judge:
         if token is not None and self._in_flight.get(token) is worker:
             del self._in_flight[token]
 
-    def served(self, exchange: Exchange, *, abandoned: bool) -> None:
-        if abandoned and exchange.kind == "refresh":
-            # Overtaken by the next attempt, it looks like the theft of a token; no client can call it back.
-            self._overtaken.add(exchange.device_id)
+    def reached(self, exchange: Exchange) -> None:
+        if exchange.kind == "poll" and exchange.device_code is not None:
+            self._told[exchange.arrival] = self._intervals[exchange.device_code]
+
+    def served(self, exchange: Exchange, *, abandoned: bool, doubled: bool) -> None:
+        if abandoned or doubled:
+            self._not_the_clients.add(exchange.arrival)
+            if exchange.kind == "refresh":
+                # Overtaken by the next attempt, it looks like the theft of a token; no client can call it back.
+                self._overtaken.add(exchange.device_id)
+        self.counts["requests doubled"] += doubled
         if exchange.issued_access_token is not None:
             # Until it arrives somewhere, nobody knows of it.
             self._spent_unseen.add(exchange.device_id)
@@ -128,7 +145,8 @@ class Judge:
                 old = vault.open(before.refresh_token, before.id, "refresh_token").reveal()
                 new = vault.open(after.refresh_token, after.id, "refresh_token").reveal()
                 if old != new:
-                    self._retired.add(old)
+                    leased = self.world.lease if outcome is Outcome.MERGED else 0.0
+                    self._retired[old] = self.world.server_now() + leased
 
     # The verdict
 
@@ -138,9 +156,7 @@ class Judge:
         :raises Violation: listing what does not.
         """
         broken = list(self.broken)
-        for entry in self.world.authority.log:
-            if entry.kind == "redirected":
-                broken.append("a secret followed a redirect")  # noqa: PERF401 - one rule of many
+        broken += self._about_the_log()
         for token, worker in self._arrived.items():
             if token not in self._written | self._given_up and not worker.dead:
                 broken.append(f"tokens that arrived at {worker.name} were dropped")
@@ -149,6 +165,25 @@ class Judge:
             broken += await self._about_history(snapshot)
         if broken:
             raise Violation("; ".join(broken[:8]))
+
+    def _about_the_log(self) -> list[str]:
+        """What the server itself saw, whatever the workers thought that they were doing."""
+        broken = []
+        excused = self._not_the_clients
+        before: dict[str, LogEntry] = {}
+        for entry in sorted(self.world.authority.log, key=lambda entry: entry.arrival):
+            if entry.kind == "redirected":
+                broken.append("a secret followed a redirect")
+            last = before.get(entry.credential or "")
+            if last is not None and not excused & {entry.arrival, last.arrival}:
+                told = self._told.get(entry.arrival, 0.0)
+                if entry.kind == "poll" and entry.at - last.at < told - self.world.clock_tolerance:
+                    broken.append(f"the server saw two polls within {entry.at - last.at:.3f} s, not {told:g} s")
+                if entry.kind == "refresh" and entry.at < last.completed:
+                    broken.append("the server had a refresh token in its hands twice")
+            if entry.kind in {"poll", "refresh"} and entry.credential is not None:
+                before[entry.credential] = entry
+        return broken
 
     def _about(self, snapshot: Snapshot) -> list[str]:
         account, world = snapshot.account, self.world

@@ -28,7 +28,7 @@ def _quiet() -> Iterator[None]:
 def test_every_promise_holds_whatever_goes_wrong(first: int) -> None:
     for seed in range(first, first + 25):
         try:
-            simulate(seed, accounts=8)
+            simulate(seed)
         except Violation as violation:
             pytest.fail(f"seed {seed}: {violation}")
 
