@@ -11,7 +11,7 @@ import json
 import os
 import secrets
 import sys
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from typing import TYPE_CHECKING, Any
 
 from kimiflow.errors import StoreError, StoreUnavailable
@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 
     from kimiflow.stores.base import Store
 
-__all__ = ["Spill", "kept_aside", "recover"]
+__all__ = ["Spill", "commit_of_the_dead", "kept_aside", "recover"]
 
 _PATTERN = "unsaved-*.json"
 _LOCKS = os.name != "nt"
@@ -92,7 +92,7 @@ async def recover(folder: Path, store: Store, log: FilteringBoundLogger) -> int:
                 if not _abandoned(path, file.fileno()):
                     continue
                 steps = [_from_json(entry) for entry in json.loads(file.read())]
-                outcomes = await _commit(steps, store)
+                outcomes = await commit_of_the_dead(steps, store)
                 remove_file(path)
         except FileNotFoundError:
             continue
@@ -111,24 +111,36 @@ async def recover(folder: Path, store: Store, log: FilteringBoundLogger) -> int:
     return count
 
 
-async def _commit(steps: Sequence[Step], store: Store) -> list[Outcome]:
-    """All at once, or one after the other where that meets a defect, so that it costs only the step that has it."""
+async def commit_of_the_dead(steps: Sequence[Step], store: Store) -> list[Outcome]:
+    """What a worker that is gone would have committed, with its leases ended, because it goes on with nothing.
+
+    Each step goes as it was handed in, so that the store knows it again where it was written and only the answer lost.
+
+    :raises StoreError: where a step meets a defect; all others were written.
+    """
+    given_back = [Step(_claim_after(step), step.authorization) for step in steps if step.keep_lease]
     try:
-        return await store.commit(steps)
+        return (await store.commit([*steps, *given_back]))[: len(steps)]
     except StoreUnavailable:
         raise
     except StoreError:
-        defect, outcomes = None, list[Outcome]()
-        for step in steps:
-            try:
-                outcomes += await store.commit([step])
-            except StoreUnavailable:
-                raise
-            except StoreError as error:
-                defect = error
-        if defect is not None:
-            raise defect from None
-        return outcomes
+        if len(steps) == 1:
+            raise
+    defect, outcomes = None, list[Outcome]()
+    for step in steps:
+        try:
+            outcomes += await commit_of_the_dead([step], store)
+        except StoreUnavailable:
+            raise
+        except StoreError as error:
+            defect = error
+    if defect is not None:
+        raise defect
+    return outcomes
+
+
+def _claim_after(step: Step) -> Claim:
+    return replace(step.claim, authorization=step.authorization)
 
 
 def kept_aside(folder: Path, key_ids: Collection[str] = ()) -> list[Path]:
@@ -214,6 +226,7 @@ def _to_json(step: Step) -> dict[str, Any]:
         "after": _fields(step.authorization),
         "owner": step.claim.owner,
         "generation": step.claim.generation,
+        "keep_lease": step.keep_lease,
         "history": [
             [
                 t.at,
@@ -242,4 +255,5 @@ def _from_json(entry: dict[str, Any]) -> Step:
         Transition(at, state(source), state(target), event, detail)
         for at, source, target, event, detail in entry["history"]
     )
-    return Step(Claim(account, before, entry["owner"], entry["generation"], interrupted=False), after, history)
+    claim = Claim(account, before, entry["owner"], entry["generation"], interrupted=False)
+    return Step(claim, after, history, keep_lease=entry["keep_lease"])

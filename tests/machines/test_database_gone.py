@@ -165,7 +165,10 @@ async def test_a_full_disk_costs_nothing_that_arrived(database_url: str) -> None
     claims = await store.claim_due("A", NOW, 60.0, 10)
     # More than the file has room for.
     detail = "x" * 20_000
-    steps = [replace(step, history=(replace(step.history[0], detail=detail),)) for step in (now_granted(claim, NOW) for claim in claims)]
+    steps = [
+        replace(step, history=(replace(step.history[0], detail=detail),))
+        for step in (now_granted(claim, NOW) for claim in claims)
+    ]
     async with full_disk(store, database_url):
         for _ in range(2):
             with pytest.raises(StoreUnavailable, match=r"the disk is full|out of connections, memory or disk"):

@@ -146,3 +146,19 @@ async def test_a_refresh_that_a_dead_worker_announced_is_free_for_the_next(tmp_p
     spill.close()
     assert await recover(tmp_path, store, get_logger()) == 1
     assert len(await store.claim_due("B", NOW, 60.0, 10)) == 1
+
+
+async def test_an_announced_refresh_whose_answer_was_lost_is_recovered_once(tmp_path: Path) -> None:
+    """The store has it already, lease and all: no second row of history, and the lease ends with its worker."""
+    store, spill = MemoryStore(), Spill(tmp_path, get_logger())
+    await issue(store, pending())
+    await store.commit([now_granted(await claim_one(store), NOW, next_attempt_at=NOW)])
+    step = refreshing(await claim_one(store), NOW)
+    (account,) = [snapshot.account for snapshot in await store.snapshots()]
+    await store.commit([step])
+    before = await store.history(account.id)
+    spill.keep([step])
+    spill.close()
+    assert await recover(tmp_path, store, get_logger()) == 1
+    assert await store.history(account.id) == before
+    assert len(await store.claim_due("B", NOW, 60.0, 10)) == 1

@@ -34,6 +34,8 @@ class Weather:
     store_fails_before: float = 0.0
     store_fails_after: float = 0.0
     """The store did it, but the answer was lost."""
+    store_away: float = 0.0
+    """Each time that a person looks in: it is away for some seconds, for everybody."""
     crash: float = 0.0
     """At each await of a worker that touches the world outside."""
     pause: float = 0.0
@@ -67,6 +69,7 @@ def draw_weather(rng: Random) -> Weather:
         bare_refresh=maybe(0.3),
         store_fails_before=maybe(0.1),
         store_fails_after=maybe(0.1),
+        store_away=maybe(0.2),
         crash=maybe(0.01),
         pause=maybe(0.01),
         skew=rng.choice((0.0, 0.0, 90.0)),

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections import Counter
 from dataclasses import dataclass, field
 from itertools import pairwise
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 from kimiflow.model import HOLDS_TOKENS, State
 from kimiflow.stores.base import Outcome
@@ -29,6 +29,10 @@ if TYPE_CHECKING:
 __all__ = ["Judge", "Violation"]
 
 
+_A_MOMENT: Final = 1.5
+"""Seconds after which a token that arrived is committed, or kept where it outlives its process."""
+
+
 class Violation(AssertionError):
     """A promise was broken."""
 
@@ -44,7 +48,10 @@ class Judge:
     _retired: dict[str, float] = field(default_factory=dict)
     """Refresh tokens whose successor was committed, and from when on everybody has to know that: a worker that was stopped
     past its lease may have committed it late, beside one that had claimed the row meanwhile and goes on with the old."""
-    _arrived: dict[str, Worker] = field(default_factory=dict)
+    _arrived: dict[str, tuple[Worker, float]] = field(default_factory=dict)
+    """Where each token is, and since when."""
+    _safe: set[str] = field(default_factory=set)
+    """Tokens that arrived at a worker which crashed long after."""
     _written: set[str] = field(default_factory=set)
     _given_up: set[str] = field(default_factory=set)
     _overtaken: set[str] = field(default_factory=set)
@@ -76,6 +83,9 @@ class Judge:
         if any(w.paused_until > self.world.loop.time() for w in self.world.living):
             # The reply may lie unread in a process that was stopped; the second use ends the grant.
             self._overtaken.add(device_id)
+        if device_id in self._beside_the_dead():
+            # Its successor waits for the next start of a worker that has ended.
+            self._overtaken.add(device_id)
         other = self._in_flight.get(token)
         if other is not None and not other.dead:
             self.broken.append(f"a refresh token is in flight at {other.name} and at {worker.name}")
@@ -85,6 +95,11 @@ class Judge:
                 self.broken.append(f"{worker.name} sent a refresh token whose successor was committed")
             self._overtaken.add(device_id)
         self._in_flight[token] = worker
+
+    def _beside_the_dead(self) -> set[str]:
+        """Devices whose newest tokens are where no living worker can see them."""
+        unseen = (token for token, (worker, _) in self._arrived.items() if worker.dead and token not in self._written)
+        return {self.world.issued_to[token] for token in unseen}
 
     def ended(self, worker: Worker, form: dict[str, str]) -> None:
         token = form.get("refresh_token")
@@ -110,11 +125,16 @@ class Judge:
     def arrived(self, worker: Worker, response: httpx.Response) -> None:
         token = _access_token(response)
         if token is not None:
-            self._arrived[token] = worker
+            self._arrived[token] = worker, self.world.loop.time()
             self.counts["tokens arrived"] += 1
 
     def crashed(self, worker: Worker) -> None:
+        """What it had for longer than a moment was to be safe by now, wherever the store was; unless it stood still."""
         self.counts["crashes"] += 1
+        now = self.world.loop.time()
+        for token, (where, at) in self._arrived.items():
+            if where is worker and now - at > _A_MOMENT and worker.paused_until < at:
+                self._safe.add(token)
 
     def committing(self, worker: Worker, steps: Sequence[Step]) -> None:
         self.counts["commits"] += 1
@@ -157,8 +177,8 @@ class Judge:
         """
         broken = list(self.broken)
         broken += self._about_the_log()
-        for token, worker in self._arrived.items():
-            if token not in self._written | self._given_up and not worker.dead:
+        for token, (worker, _) in self._arrived.items():
+            if token not in self._written | self._given_up and (not worker.dead or token in self._safe):
                 broken.append(f"tokens that arrived at {worker.name} were dropped")
         for snapshot in await self.world.store.snapshots():
             broken += [f"{snapshot.account.name}: {what}" for what in self._about(snapshot)]

@@ -57,6 +57,9 @@ class World:
         self.issued_to: dict[str, str] = {}
         self.replies: dict[tuple[str, ...], tuple[float, httpx.Response]] = {}
         """The last reply of the server to each request, and when it was given."""
+        self.kept_aside: dict[str, str] = {}
+        """What workers could not commit, by their names: outlives them."""
+        self.store_away_until = 0.0
         self.approved: dict[str, float] = {}
         self.denied: set[str] = set()
         self.signed_out: set[str] = set()
@@ -97,10 +100,13 @@ class World:
             worker.scheduler.wake()
 
     async def decide(self, name: str, *, approve: bool) -> bool:
-        """What a person does who has seen the code; whether there was one to decide about."""
+        """What a person does who has seen the code; whether there was one to decide about.
+
+        Nobody decides at the last moment: who cannot reach the server from then on is not to blame.
+        """
         (snapshot,) = await self.store.snapshots([name])
         flow = snapshot.on_its_way
-        if flow is None or flow.user_code is None or (flow.code_expires_at or 0.0) < self.server_now() + 120:
+        if flow is None or flow.user_code is None or (flow.code_expires_at or 0.0) < self.server_now() + 400.0:
             return False
         if approve:
             self.authority.approve(flow.user_code, self.server_now())
@@ -151,6 +157,8 @@ async def _run(world: World, accounts: int, weather: Weather | None) -> None:
     storm_ends = world.loop.time() + rng.uniform(600.0, 2_400.0)
     while world.loop.time() < storm_ends:
         await asyncio.sleep(rng.uniform(1.0, 60.0))
+        if rng.random() < world.weather.store_away:
+            world.store_away_until = world.loop.time() + rng.choice((1.0, 10.0, 90.0)) * rng.random()
         for name in list(undecided):
             if name not in ignored and rng.random() < 0.3 and await world.decide(name, approve=rng.random() < 0.9):
                 undecided.remove(name)
