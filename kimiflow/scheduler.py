@@ -71,10 +71,10 @@ class Limits:
         """How long a refresh in doubt is left alone once its lease is over.
 
         Its worker may live, and hold the new tokens: when a store comes back that was away for longer than a lease, the
-        lease is over before they can be committed, and the old token sent again would end the grant. Longer than the
-        pause between two tries to commit, and short enough that a request may still follow.
+        lease is over before they can be committed, and the old token sent again would end the grant. Long enough for
+        the pause between two tries to commit and for a connection to be made, and short enough that a request may follow.
         """
-        return min(10.0, (self.lease - self.request_timeout - self.margin) * 0.6)
+        return min(15.0, (self.lease - self.request_timeout - self.margin) * 0.6)
 
     @classmethod
     def for_timeout(cls, request_timeout: float, concurrency: int) -> Limits:
