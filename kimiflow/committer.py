@@ -1,13 +1,14 @@
 """Grouped commits: while one is under way the next steps gather, and share the cost of the next one.
 
 A step that was handed in is never dropped. While the store is away it is kept, and tried again with backoff; a
-token that arrived in the meantime is committed when the store is back.
+token that arrived in the meantime is committed when the store is back. What waits for long is kept aside as well, where
+it outlives the process: a store that is cut off says nothing until its time-out, and nobody knows who is killed by then.
 """
 
 from __future__ import annotations
 
 import asyncio
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 from kimiflow.errors import StoreUnavailable
 from kimiflow.stores.base import Outcome
@@ -23,16 +24,18 @@ if TYPE_CHECKING:
 
 __all__ = ["Committer"]
 
-_FIRST_PAUSE = 0.1
-_LONGEST_PAUSE = 5.0
+_FIRST_PAUSE: Final = 0.1
+_LONGEST_PAUSE: Final = 5.0
+_ASIDE_AFTER: Final = 1.0
+"""Seconds after which a commit that is under way is taken for one that may never end."""
 
 
 class Committer:
     """Writes steps to a store, many in one transaction.
 
     :param most: steps in one transaction.
-    :param keep: told which steps wait for a store that is away, so that they outlive the process; and told of none
-        when they have been committed.
+    :param keep: told which steps wait for a store that is away, does not answer or does not take them, so that they
+        outlive the process; and told of none when they have been committed.
     """
 
     def __init__(
@@ -50,6 +53,11 @@ class Committer:
         self._away_since: float | None = None
         self._waiting: list[tuple[Step, Done]] = []
         self._writer: asyncio.Task[None] | None = None
+        self._kept = 0
+        """How many of those that wait, the oldest, were kept aside."""
+        self._alarm: asyncio.TimerHandle | None = None
+        self._refused: list[Step] = []
+        """Those with tokens that the store does not take; another program, or this one after a repair, may write them."""
 
     @property
     def unsaved(self) -> Sequence[Step]:
@@ -66,8 +74,9 @@ class Committer:
         """Stops trying, and returns the steps that the store does not have. For a process that must end."""
         if self._writer is not None:
             self._writer.cancel()
+        self._disarm()
         unsaved = self.unsaved
-        self._keep(_worth_keeping(unsaved))
+        self._keep_aside()
         self._waiting.clear()
         return unsaved
 
@@ -85,31 +94,56 @@ class Committer:
 
     async def _write(self) -> None:
         pause = _FIRST_PAUSE
-        while self._waiting:
-            # What becomes ready in this turn of the loop comes along.
-            await asyncio.sleep(0)
-            batch = self._waiting[: self._most]
-            try:
-                outcomes = await self._commit([step for step, _ in batch])
-            except StoreUnavailable as error:
-                self._log.warning("commit_delayed", steps=len(batch), retry_in=pause, reason=error.message)
-                if self._away_since is None:
-                    self._away_since = asyncio.get_running_loop().time()
-                self._keep(_worth_keeping(self.unsaved))
-                await asyncio.sleep(pause)
-                pause = min(pause * 2, _LONGEST_PAUSE)
-                continue
-            pause = _FIRST_PAUSE
-            del self._waiting[: len(batch)]
-            for (step, done), outcome in zip(batch, outcomes, strict=True):
-                self._report(step, outcome)
+        try:
+            while self._waiting:
+                # What becomes ready in this turn of the loop comes along.
+                await asyncio.sleep(0)
+                batch = self._waiting[: self._most]
+                if self._alarm is None:
+                    self._arm()
                 try:
-                    done(outcome)
-                except Exception as error:  # noqa: BLE001 - a listener's defect must not keep others from their outcome
-                    self._log.error("listener_failed", account=step.claim.account.name, exc_info=error)
-            if self._away_since is not None and not self._waiting:
-                self._away_since = None
-                self._keep(())
+                    outcomes = await self._commit([step for step, _ in batch])
+                except StoreUnavailable as error:
+                    self._log.warning("commit_delayed", steps=len(batch), retry_in=pause, reason=error.message)
+                    if self._away_since is None:
+                        self._away_since = asyncio.get_running_loop().time()
+                    self._keep_aside()
+                    await asyncio.sleep(pause)
+                    pause = min(pause * 2, _LONGEST_PAUSE)
+                    continue
+                pause, self._away_since = _FIRST_PAUSE, None
+                self._disarm()
+                del self._waiting[: len(batch)]
+                for (step, done), outcome in zip(batch, outcomes, strict=True):
+                    self._report(step, outcome)
+                    try:
+                        done(outcome)
+                    except Exception as error:  # noqa: BLE001 - a listener's defect must not keep others from theirs
+                        self._log.error("listener_failed", account=step.claim.account.name, exc_info=error)
+                if self._kept:
+                    self._kept = max(0, self._kept - len(batch))
+                    if not self._kept:
+                        self._keep(self._refused)
+        finally:
+            self._disarm()
+
+    def _keep_aside(self) -> None:
+        self._keep([*self._refused, *_worth_keeping(self.unsaved)])
+        self._kept = len(self._waiting)
+
+    def _arm(self) -> None:
+        """Once a second until the store answers, whatever has come in since is kept aside."""
+        self._alarm = asyncio.get_running_loop().call_later(_ASIDE_AFTER, self._overdue)
+
+    def _disarm(self) -> None:
+        if self._alarm is not None:
+            self._alarm.cancel()
+            self._alarm = None
+
+    def _overdue(self) -> None:
+        if self._kept < len(self._waiting):
+            self._keep_aside()
+        self._arm()
 
     async def _commit(self, steps: Sequence[Step]) -> list[Outcome]:
         """One transaction; where that meets a defect, one for each step, so that it costs only the step that has it."""
@@ -120,6 +154,9 @@ class Committer:
         except Exception as error:  # noqa: BLE001 - logged as what it is below, with the step that caused it
             if len(steps) == 1:
                 self._log.error("step_refused", account=steps[0].claim.account.name, exc_info=error)
+                if steps[0].brings_tokens:
+                    self._refused = [step for step in self._refused if step is not steps[0]] + [steps[0]]
+                    self._keep_aside()
                 return [Outcome.LOST]
         outcomes: list[Outcome] = []
         for step in steps:

@@ -26,7 +26,7 @@ from kimiflow.model import HOLDS_TOKENS, State
 from kimiflow.stores.base import Outcome, Step
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Collection, Mapping, Sequence
+    from collections.abc import Callable, Collection, Coroutine, Mapping, Sequence
 
     from structlog.typing import FilteringBoundLogger
 
@@ -66,6 +66,16 @@ class Limits:
     """How long a worker that is to stop waits for a store that is away."""
     idle: float = 30.0
     """The longest sleep by the wall clock: a laptop that wakes up looks at what is due soon after."""
+
+    @property
+    def grace(self) -> float:
+        """How long a refresh in doubt is left alone once its lease is over.
+
+        Its worker may live, and hold the new tokens: when a store comes back that was away for longer than a lease, the
+        lease is over before they can be committed, and the old token sent again would end the grant. Long enough for
+        the pause between two tries to commit and for a connection to be made, and short enough that a request may follow.
+        """
+        return min(15.0, (self.lease - self.request_timeout - self.margin) * 0.6)
 
     @classmethod
     def for_timeout(cls, request_timeout: float, concurrency: int) -> Limits:
@@ -147,6 +157,7 @@ class Scheduler:
         self._busy: frozenset[str] = frozenset()
         """Hosts that have so much to do that no more is claimed for them."""
         self._lanes: Lanes[_Work] = Lanes(self._drive, self._failed, total=limits.concurrency, per_host=per_host)
+        self._in_grace: set[asyncio.Task[None]] = set()
         self._open = 0
         self._all_done = asyncio.Event()
         self._all_done.set()
@@ -327,12 +338,39 @@ class Scheduler:
         self._open_of.update(map(self._host_name, works))
         self._all_done.clear()
         now = self._clock.now()
+        in_doubt = []
         for work in works:
-            self._take_local_steps(work, now)
-            if work.history:
-                self._hand_in(work)
+            if work.claim.interrupted and work.current.state is State.REFRESHING:
+                in_doubt.append(work)
             else:
-                self._lanes.put(self._host_name(work), work)
+                self._set_going(work, now)
+        if in_doubt:
+            # Where the tokens come in meanwhile, the claim does not stand any more, and so no request is made.
+            self._task_for(self._after_grace(in_doubt))
+
+    def _set_going(self, work: _Work, now: float) -> None:
+        self._take_local_steps(work, now)
+        if work.history:
+            self._hand_in(work)
+        else:
+            self._lanes.put(self._host_name(work), work)
+
+    async def _after_grace(self, works: Sequence[_Work]) -> None:
+        with suppress(TimeoutError):
+            async with asyncio.timeout(self._limits.grace):
+                await self._stop.wait()
+        now = self._clock.now()
+        for work in works:
+            if self._stop.is_set():
+                # Left as it is until its lease is over: to give it back would hide that it is in doubt.
+                self._done_with(work)
+            else:
+                self._set_going(work, now)
+
+    def _task_for(self, waiting: Coroutine[None, None, None]) -> None:
+        task = asyncio.create_task(waiting, name="kimiflow-grace")
+        self._in_grace.add(task)
+        task.add_done_callback(self._in_grace.discard)
 
     def _host_name(self, work: _Work) -> str:
         """The host of an account; empty where its provider is not configured any more."""

@@ -11,9 +11,11 @@ import json
 import os
 import secrets
 import sys
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from typing import TYPE_CHECKING, Any
 
+from kimiflow.errors import StoreError, StoreUnavailable
+from kimiflow.files import remove_file, sync_folder
 from kimiflow.keys import make_folder
 from kimiflow.model import Account, Authorization, Sealed, State, Transition
 from kimiflow.stores.base import Claim, Outcome, Step
@@ -26,7 +28,7 @@ if TYPE_CHECKING:
 
     from kimiflow.stores.base import Store
 
-__all__ = ["Spill", "kept_aside", "recover"]
+__all__ = ["Spill", "commit_of_the_dead", "kept_aside", "recover"]
 
 _PATTERN = "unsaved-*.json"
 _LOCKS = os.name != "nt"
@@ -58,7 +60,7 @@ class Spill:
                 self.close()
                 self._held = held
             else:
-                self._path.unlink(missing_ok=True)
+                remove_file(self._path)
                 self.close()
         except OSError as error:
             self._log.error("unsaved_not_written", file=str(self._path), reason=error.strerror, steps=len(steps))
@@ -77,9 +79,9 @@ class Spill:
 async def recover(folder: Path, store: Store, log: FilteringBoundLogger) -> int:
     """Commits what earlier processes could not; returns how many steps there were.
 
-    A file is removed once its steps have been committed. One that cannot be read is left, and logged. One whose worker
-    lives is left to it: it still has the leases, and may be about to go on with them. One of another store, which the
-    same home was used with, waits for that one.
+    A file is removed once its steps have been committed. One that cannot be read, or with a step that the store does not
+    take, is left, and logged. One whose worker lives is left to it: it still has the leases, and may be about to go on
+    with them. One of another store, which the same home was used with, waits for that one.
 
     :raises StoreUnavailable: where the store is away again; the files stay.
     """
@@ -90,15 +92,21 @@ async def recover(folder: Path, store: Store, log: FilteringBoundLogger) -> int:
                 if not _abandoned(path, file.fileno()):
                     continue
                 steps = [_from_json(entry) for entry in json.loads(file.read())]
-                outcomes = await store.commit(steps)
+                outcomes = await commit_of_the_dead(steps, store)
                 if await _of_another_store(steps, outcomes, store):
                     log.info("unsaved_of_another_store", file=str(path), steps=len(steps))
                     continue
-                path.unlink(missing_ok=True)
+                remove_file(path)
         except FileNotFoundError:
             continue
         except (OSError, ValueError, KeyError, TypeError) as error:
             log.error("unsaved_not_readable", file=str(path), reason=str(error))  # noqa: TRY400 - the reason is enough
+            continue
+        except StoreUnavailable:
+            raise
+        except StoreError as error:
+            # The others of the file were written, and will be told from this one when it is tried again.
+            log.error("unsaved_refused", file=str(path), reason=error.message)  # noqa: TRY400 - the reason is enough
             continue
         kept = sum(outcome in {Outcome.COMMITTED, Outcome.MERGED} for outcome in outcomes)
         log.warning("unsaved_recovered", file=str(path), steps=len(steps), written=kept)
@@ -112,6 +120,38 @@ async def _of_another_store(steps: Sequence[Step], outcomes: Sequence[Outcome], 
         return False
     here = {snapshot.account.id for snapshot in await store.snapshots()}
     return bool(steps) and here.isdisjoint(step.claim.account.id for step in steps)
+
+
+async def commit_of_the_dead(steps: Sequence[Step], store: Store) -> list[Outcome]:
+    """What a worker that is gone would have committed, with its leases ended, because it goes on with nothing.
+
+    Each step goes as it was handed in, so that the store knows it again where it was written and only the answer lost.
+
+    :raises StoreError: where a step meets a defect; all others were written.
+    """
+    given_back = [Step(_claim_after(step), step.authorization) for step in steps if step.keep_lease]
+    try:
+        return (await store.commit([*steps, *given_back]))[: len(steps)]
+    except StoreUnavailable:
+        raise
+    except StoreError:
+        if len(steps) == 1:
+            raise
+    defect, outcomes = None, list[Outcome]()
+    for step in steps:
+        try:
+            outcomes += await commit_of_the_dead([step], store)
+        except StoreUnavailable:
+            raise
+        except StoreError as error:
+            defect = error
+    if defect is not None:
+        raise defect
+    return outcomes
+
+
+def _claim_after(step: Step) -> Claim:
+    return replace(step.claim, authorization=step.authorization)
 
 
 def kept_aside(folder: Path, key_ids: Collection[str] = ()) -> list[Path]:
@@ -160,12 +200,15 @@ def _write(path: Path, text: str) -> int | None:
             file.flush()
             os.fsync(descriptor)
         held = descriptor if _LOCKS and _lock(descriptor) else None
+        draft.replace(path)
     except BaseException:
         os.close(descriptor)
+        # Where the disk is full it would only take more of it.
+        draft.unlink(missing_ok=True)
         raise
     if held is None:
         os.close(descriptor)
-    draft.replace(path)
+    sync_folder(path.parent)
     return held
 
 
@@ -194,6 +237,7 @@ def _to_json(step: Step) -> dict[str, Any]:
         "after": _fields(step.authorization),
         "owner": step.claim.owner,
         "generation": step.claim.generation,
+        "keep_lease": step.keep_lease,
         "history": [
             [
                 t.at,
@@ -222,4 +266,5 @@ def _from_json(entry: dict[str, Any]) -> Step:
         Transition(at, state(source), state(target), event, detail)
         for at, source, target, event, detail in entry["history"]
     )
-    return Step(Claim(account, before, entry["owner"], entry["generation"], interrupted=False), after, history)
+    claim = Claim(account, before, entry["owner"], entry["generation"], interrupted=False)
+    return Step(claim, after, history, keep_lease=entry.get("keep_lease", False))

@@ -57,7 +57,7 @@ class StoreClock:
         """
         if self.is_synchronised():
             return
-        best = float("inf")
+        best, before = float("inf"), self._offset
         for _ in range(_TRIES):
             wall, asked = self._clock.now(), self._clock.monotonic()
             store_now = await self._store.now(wall)
@@ -65,7 +65,11 @@ class StoreClock:
             # The answer was right at some moment between the question and now: the shorter that was, the better.
             if answered - asked < best:
                 best = answered - asked
-                self._offset = wall - asked if store_now == wall else store_now - (asked + answered) / 2
+                between = store_now - (asked + answered) / 2
+                if best >= _PROMPT and before is not None:
+                    # So slow an answer says little: what was known is kept, as far as the answer allows.
+                    between = min(max(before, store_now - answered), store_now - asked)
+                self._offset = wall - asked if store_now == wall else between
                 self._asked_at = (wall, asked)
             if best < _PROMPT:
                 return

@@ -120,6 +120,17 @@ class Address:
                 f"{self.where}: no host is what target_session_attrs asks for",
                 hint="During a failover this passes by itself. Nothing was lost; what was not written is tried again.",
             ) from None
+        except asyncpg.ProtocolViolationError as error:
+            # PgBouncer's word for what no server would refuse.
+            _, refused, name = str(error).partition("unsupported startup parameter: ")
+            if not refused:
+                raise
+            raise InvalidSetting(
+                f"KIMIFLOW_DATABASE_URL leads to a pooler that does not take the parameter {name}",
+                hint="Leave it out, or have PgBouncer ignore it (ignore_startup_parameters)."
+                if self.pgbouncer
+                else "Behind PgBouncer, add pgbouncer=true to the URL's parameters.",
+            ) from None
         except (asyncpg.exceptions.ClientConfigurationError, asyncpg.InterfaceError) as error:
             raise InvalidSetting(f"KIMIFLOW_DATABASE_URL cannot be used: {str(error).partition(chr(10))[0]}") from None
         except ssl.SSLError:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -11,7 +12,7 @@ from structlog.testing import LogCapture
 
 from kimiflow.committer import Committer
 from kimiflow.errors import StoreError, StoreUnavailable
-from kimiflow.model import Authorization, Sealed, State
+from kimiflow.model import Authorization, Sealed, State, Transition
 from kimiflow.stores.base import Claim, Outcome, Step
 from kimiflow.vault import Vault
 from tests.virtual import VirtualLoop, run_virtual
@@ -32,6 +33,11 @@ def sealed(state: State) -> Authorization[Sealed]:
 def a_step(name: str = "work") -> Step:
     pending = sealed(State.PENDING)
     return Step(Claim(account(name=name), pending, "worker", 1, interrupted=False), pending)
+
+
+def a_worthy_step(name: str) -> Step:
+    """One that says something which no later request could bring again."""
+    return replace(a_step(name), history=(Transition(0.0, State.PENDING, State.PENDING, "attempt_failed"),))
 
 
 def a_step_with_tokens() -> Step:
@@ -77,9 +83,12 @@ class Bench:
 
     def __init__(self, store: SlowStore, most: int = 1_000) -> None:
         self.store = store
+        self.kept: list[list[Step]] = []
         self.log = LogCapture()
         logger = structlog.wrap_logger(None, processors=[self.log], wrapper_class=structlog.BoundLogger)
-        self.committer = Committer(store, logger, most=most)  # type: ignore[arg-type]
+        self.committer = Committer(  # type: ignore[arg-type]
+            store, logger, most=most, keep=lambda steps: self.kept.append(list(steps))
+        )
 
     def run(self, main: Callable[[Committer], Awaitable[Any]]) -> tuple[Any, float]:
         """What ``main`` returned, and how many (virtual) seconds it took."""
@@ -223,6 +232,59 @@ class TestNothingIsDropped:
         outcomes, _ = bench.run(lambda committer: commit(committer, *steps))
         assert outcomes == [Outcome.COMMITTED] * 3
         assert bench.store.sizes == [3, 1, 1, 3]
+
+
+class StoreThatIsCutOff(SlowStore):
+    """Says nothing for half a minute, as behind a network that swallows everything."""
+
+    async def commit(self, steps: Sequence[Step]) -> list[Outcome]:
+        if not self.commits:
+            self.commits.append(list(steps))
+            await asyncio.sleep(30.0)
+            raise StoreUnavailable("no answer")
+        return await super().commit(steps)
+
+
+class TestWhatIsKeptAside:
+    def test_what_waits_for_a_store_that_says_nothing(self) -> None:
+        """Before its time-out: who kills the process does not wait for that."""
+        bench = Bench(StoreThatIsCutOff())
+        first, second = a_worthy_step("a"), a_worthy_step("b")
+
+        async def main(committer: Committer) -> list[list[Step]]:
+            committer.hand_in(first, lambda _: None)
+            await asyncio.sleep(5.0)
+            committer.hand_in(second, lambda _: None)
+            await asyncio.sleep(1.1)
+            meanwhile = list(bench.kept)
+            await commit(committer, a_step())
+            return meanwhile
+
+        meanwhile, _ = bench.run(main)
+        assert meanwhile == [[first], [first, second]]
+        assert bench.kept[-1] == []
+
+    def test_a_commit_that_takes_its_time_but_no_more_is_not(self) -> None:
+        bench = Bench(SlowStore())
+        bench.run(lambda committer: commit(committer, a_step("a")))
+        assert all(kept == [] for kept in bench.kept)
+
+    def test_it_is_kept_until_all_of_it_is_committed(self) -> None:
+        bench = Bench(SlowStore(StoreUnavailable("away")), most=2)
+        steps = [a_worthy_step(name) for name in "abc"]
+        bench.run(lambda committer: commit(committer, *steps))
+        assert bench.store.sizes == [2, 2, 1]
+        assert bench.kept[-1] == []
+        assert steps in bench.kept
+        assert [kept for kept in bench.kept[bench.kept.index(steps) :] if len(kept) < 3] == [[]]
+
+    def test_tokens_that_the_store_refuses_are_left_to_whoever_can_write_them(self) -> None:
+        """Such as an older program beside a newer schema."""
+        bench = Bench(SlowStore(*[StoreError("no such column")] * 2))
+        refused = a_step_with_tokens()
+        outcomes, _ = bench.run(lambda committer: commit(committer, refused, a_step()))
+        assert outcomes == [Outcome.LOST, Outcome.COMMITTED]
+        assert bench.kept[-1] == [refused]
 
 
 class TestWhatIsReported:

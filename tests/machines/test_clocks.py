@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import time
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
@@ -12,9 +13,11 @@ from kimiflow.boottime import MARK, SINCE_BOOT, Boot, this_boot
 from kimiflow.clock import SystemClock
 from kimiflow.stores.base import Outcome
 from kimiflow.stores.bootclock import BootClock
+from kimiflow.stores.memory import MemoryStore
 from kimiflow.stores.sql import SqlStore
 from kimiflow.storetime import StoreClock
 from tests.stores.contract.making import granted, issue, now_granted, pending, poll, refreshing
+from tests.virtual import START, VirtualClock, VirtualLoop, run_virtual
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
@@ -198,3 +201,34 @@ def test_this_machine() -> None:
     assert MARK == "clock"
     # What measures leases goes on while the machine is suspended.
     assert SystemClock().monotonic() == pytest.approx(time.clock_gettime(SINCE_BOOT), abs=5)
+
+
+@pytest.mark.parametrize("jump", [0.0, 5.0, -5.0, 60.0, -60.0])
+def test_a_store_that_answers_slowly_moves_a_clock_no_more_than_it_must(jump: float) -> None:
+    """Twenty-five seconds after it was asked: what was known is better, unless it cannot be right any more."""
+    loop = VirtualLoop()
+
+    class Slow(MemoryStore):
+        late: tuple[float, float] = (0.0, 0.0)
+        ahead = 0.25
+
+        async def now(self, local: float) -> float:
+            before, after = self.late
+            await asyncio.sleep(before)
+            told = START + loop.time() + self.ahead
+            await asyncio.sleep(after)
+            return told
+
+    async def scene() -> None:
+        store = Slow()
+        clock = StoreClock(VirtualClock(loop), store)
+        await clock.synchronise()
+        assert clock.now() - loop.time() - START == pytest.approx(0.25, abs=0.01)
+        await asyncio.sleep(60.0)
+        store.late, store.ahead = (24.0, 1.0), store.ahead + jump
+        await clock.synchronise()
+        assert abs(clock.now() - loop.time() - START - 0.25 - jump) <= 24.0
+        if not jump:
+            assert clock.now() - loop.time() - START == pytest.approx(0.25, abs=0.01)
+
+    run_virtual(scene(), loop)

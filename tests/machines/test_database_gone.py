@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import time
+from contextlib import asynccontextmanager
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
+import asyncpg
 import pytest
 
 from kimiflow.errors import StoreUnavailable
@@ -17,6 +20,8 @@ from tests.processes.proxy import Proxy
 from tests.stores.contract.making import NOW, claim_one, issue, now_granted, pending
 
 if TYPE_CHECKING:
+    from collections.abc import AsyncIterator
+
     from tests.postgres import Postgres
 
 
@@ -125,3 +130,50 @@ async def test_a_standby_that_was_promoted_later_is_tried_again(postgres: Postgr
     assert await store.commit([now_granted(claim, NOW)]) == [Outcome.COMMITTED]
     for each in (store, readonly):
         await each.close()
+
+
+_NO_SPACE = """
+CREATE FUNCTION no_space() RETURNS trigger LANGUAGE plpgsql AS
+$$ BEGIN RAISE EXCEPTION 'could not extend file' USING ERRCODE = 'disk_full'; END $$;
+CREATE TRIGGER no_space BEFORE INSERT OR UPDATE ON authorizations FOR EACH STATEMENT EXECUTE FUNCTION no_space();
+"""
+
+
+@asynccontextmanager
+async def full_disk(store: SqlStore, url: str) -> AsyncIterator[None]:
+    """Nothing can be written while the block runs, for want of space."""
+    if url.startswith("sqlite"):
+        # Of the one connection that writes; the file has no page more than it needs.
+        async with store._backend.writer.connect() as connection:
+            await connection.exec_driver_sql("PRAGMA max_page_count = 1")
+        yield
+        async with store._backend.writer.connect() as connection:
+            await connection.exec_driver_sql("PRAGMA max_page_count = 1000000")
+        return
+    connection = await asyncpg.connect(url)
+    await connection.execute(_NO_SPACE)
+    yield
+    await connection.execute("DROP TRIGGER no_space ON authorizations")
+    await connection.close()
+
+
+async def test_a_full_disk_costs_nothing_that_arrived(database_url: str) -> None:
+    """It is told as what it is, nothing of a group is written, and the same call does all of it once there is space."""
+    store = SqlStore(database_url)
+    await store.open()
+    await issue(store, *(pending(f"row-{n}", f"name-{n}") for n in range(3)))
+    claims = await store.claim_due("A", NOW, 60.0, 10)
+    # More than the file has room for.
+    detail = "x" * 20_000
+    steps = [
+        replace(step, history=(replace(step.history[0], detail=detail),))
+        for step in (now_granted(claim, NOW) for claim in claims)
+    ]
+    async with full_disk(store, database_url):
+        for _ in range(2):
+            with pytest.raises(StoreUnavailable, match=r"the disk is full|out of connections, memory or disk"):
+                await store.commit(steps)
+        assert not any(snapshot.grant for snapshot in await store.snapshots())
+    assert await store.commit(steps) == [Outcome.COMMITTED] * 3
+    assert all(snapshot.grant for snapshot in await store.snapshots())
+    await store.close()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import subprocess
@@ -9,13 +10,18 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from kimiflow.errors import StoreError
 from kimiflow.logs import get_logger
 from kimiflow.spill import Spill, recover
 from kimiflow.stores.memory import MemoryStore
 from tests.stores.contract.making import NOW, claim_one, issue, now_granted, pending, refreshing
 
 if TYPE_CHECKING:
-    from kimiflow.stores.base import Step
+    from collections.abc import Sequence
+
+    import pytest
+
+    from kimiflow.stores.base import Outcome, Step
 
 REPOSITORY = Path(__file__).parents[2]
 
@@ -86,6 +92,52 @@ async def test_each_version_of_the_file_is_locked(tmp_path: Path) -> None:
     spill.close()
 
 
+class Picky(MemoryStore):
+    """Meets a defect at every step of one account."""
+
+    async def commit(self, steps: Sequence[Step]) -> list[Outcome]:
+        if any(step.claim.account.name == "odd" for step in steps):
+            raise StoreError("no such column")
+        return await super().commit(steps)
+
+
+async def test_a_step_that_is_refused_keeps_no_other_back_and_is_not_thrown_away(tmp_path: Path) -> None:
+    store, spill = Picky(), Spill(tmp_path, get_logger())
+    await issue(store, pending("a", "ann"), pending("o", "odd"), pending("b", "bob"))
+    spill.keep([now_granted(claim, NOW) for claim in await store.claim_due("A", NOW, 60.0, 10)])
+    spill.close()
+    assert await recover(tmp_path, store, get_logger()) == 0
+    assert [s.account.name for s in await store.snapshots() if s.grant] == ["ann", "bob"]
+    (file,) = tmp_path.iterdir()
+    # Who can write it does; the others were written before.
+    store.__class__ = MemoryStore
+    assert await recover(tmp_path, store, get_logger()) == 3
+    assert [s.account.name for s in await store.snapshots() if s.grant] == ["ann", "bob", "odd"]
+    assert not file.exists()
+
+
+async def test_a_full_disk_leaves_the_file_before_and_nothing_half_written(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(_descriptor: int) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    store, spill = MemoryStore(), Spill(tmp_path, get_logger())
+    step = await unsaved(store)
+    spill.keep([step])
+    (file,) = tmp_path.iterdir()
+    before = file.read_bytes()
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "fsync", full)
+        spill.keep([step, step])
+    assert [(each, each.read_bytes()) for each in tmp_path.iterdir()] == [(file, before)]
+    # Still its own, and still in order.
+    assert await recover(tmp_path, store, get_logger()) == 0
+    spill.keep([step, step])
+    spill.close()
+    assert await recover(tmp_path, store, get_logger()) == 2
+
+
 async def test_a_refresh_that_a_dead_worker_announced_is_free_for_the_next(tmp_path: Path) -> None:
     store, spill = MemoryStore(), Spill(tmp_path, get_logger())
     await issue(store, pending())
@@ -116,3 +168,19 @@ async def test_what_was_signed_out_meanwhile_is_not_kept(tmp_path: Path) -> None
     await store.sign_out([snapshot.account.id], NOW, forget=False)
     assert await recover(tmp_path, store, get_logger()) == 1
     assert not list(tmp_path.iterdir())
+
+
+async def test_an_announced_refresh_whose_answer_was_lost_is_recovered_once(tmp_path: Path) -> None:
+    """The store has it already, lease and all: no second row of history, and the lease ends with its worker."""
+    store, spill = MemoryStore(), Spill(tmp_path, get_logger())
+    await issue(store, pending())
+    await store.commit([now_granted(await claim_one(store), NOW, next_attempt_at=NOW)])
+    step = refreshing(await claim_one(store), NOW)
+    (account,) = [snapshot.account for snapshot in await store.snapshots()]
+    await store.commit([step])
+    before = await store.history(account.id)
+    spill.keep([step])
+    spill.close()
+    assert await recover(tmp_path, store, get_logger()) == 1
+    assert await store.history(account.id) == before
+    assert len(await store.claim_due("B", NOW, 60.0, 10)) == 1

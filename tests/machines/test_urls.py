@@ -152,6 +152,33 @@ async def test_a_server_without_tls_where_tls_is_required() -> None:
     assert PASSWORD not in str(caught.value)
 
 
+@pytest.mark.parametrize(
+    ("parameters", "name", "hint"),
+    [("", "lock_timeout", "add pgbouncer=true"), ("&pgbouncer=true&search_path=mine", "search_path", "Leave it out")],
+)
+async def test_a_pooler_that_was_not_named_as_one(parameters: str, name: str, hint: str) -> None:
+    """In the words of PgBouncer, before it asks for a password or looks for a server."""
+    done = asyncio.Event()
+
+    async def refuse(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        size = int.from_bytes(await reader.readexactly(4))
+        assert name.encode() in await reader.readexactly(size - 4)
+        fields = f"SFATAL\0C08P01\0Munsupported startup parameter: {name}\0\0".encode()
+        writer.write(b"E" + (len(fields) + 4).to_bytes(4) + fields)
+        await writer.drain()
+        writer.close()
+        await writer.wait_closed()
+        done.set()
+
+    async with await asyncio.start_server(refuse, "127.0.0.1", 0) as server:
+        port = server.sockets[0].getsockname()[1]
+        store = open_store(f"postgresql://kim:{PASSWORD}@127.0.0.1:{port}/flow?sslmode=disable{parameters}")
+        with pytest.raises(InvalidSetting, match=f"does not take the parameter {name}") as caught:
+            await store.open()
+        await done.wait()
+    assert hint in caught.value.hint
+
+
 async def test_every_way_leads_to_the_same_database(postgres: Postgres) -> None:
     url = postgres.fresh()
     parsed = sa.make_url(url)

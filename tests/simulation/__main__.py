@@ -12,15 +12,16 @@ import sys
 import time
 from collections import Counter
 from concurrent.futures import ProcessPoolExecutor
+from itertools import repeat
 
 from .judge import Violation
 from .world import simulate
 
 
-def _run(seed: int) -> tuple[int, str | None, Counter[str]]:
+def _run(seed: int, accounts: int | None) -> tuple[int, str | None, Counter[str]]:
     logging.disable(logging.CRITICAL)
     try:
-        return seed, None, simulate(seed).judge.counts
+        return seed, None, simulate(seed, accounts=accounts).judge.counts
     except Violation as violation:
         return seed, str(violation), Counter()
 
@@ -31,11 +32,12 @@ def main() -> int:
     parser.add_argument("--first", type=int, default=0, help="the first seed")
     parser.add_argument("--jobs", type=int, default=os.cpu_count() or 1, help="processes")
     parser.add_argument("--replay", type=int, help="run this one seed, with its log on stderr")
+    parser.add_argument("--accounts", type=int, help="in each run; 8 by default, and 250 in one of fifty")
     options = parser.parse_args()
     if options.replay is not None:
         logging.basicConfig(level=logging.DEBUG, stream=sys.stderr, format="%(message)s")
         try:
-            print(dict(simulate(options.replay).judge.counts))
+            print(dict(simulate(options.replay, accounts=options.accounts).judge.counts))
         except Violation as violation:
             print(violation)
             return 1
@@ -43,7 +45,7 @@ def main() -> int:
     started, failing, total = time.monotonic(), 0, Counter[str]()
     with ProcessPoolExecutor(options.jobs) as pool:
         seeds = range(options.first, options.first + options.seeds)
-        for done, (seed, what, counts) in enumerate(pool.map(_run, seeds, chunksize=10), 1):
+        for done, (seed, what, counts) in enumerate(pool.map(_run, seeds, repeat(options.accounts), chunksize=10), 1):
             total += counts
             if what is not None:
                 failing += 1

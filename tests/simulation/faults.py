@@ -17,6 +17,10 @@ class Weather:
 
     request_lost: float = 0.0
     reply_lost: float = 0.0
+    request_doubled: float = 0.0
+    """It reaches the server twice, as by a proxy that tries again; the first reply to come is the one that is heard."""
+    reply_doubled: float = 0.0
+    """What the server said to the same request before is heard again, and the server does not see this one."""
     connection_refused: float = 0.0
     slow: float = 0.0
     """A reply that takes longer than the client waits."""
@@ -30,6 +34,8 @@ class Weather:
     store_fails_before: float = 0.0
     store_fails_after: float = 0.0
     """The store did it, but the answer was lost."""
+    store_away: float = 0.0
+    """Each time that a person looks in: it is away for some seconds, for everybody."""
     crash: float = 0.0
     """At each await of a worker that touches the world outside."""
     pause: float = 0.0
@@ -53,6 +59,8 @@ def draw_weather(rng: Random) -> Weather:
         CALM,
         request_lost=maybe(0.2),
         reply_lost=maybe(0.2),
+        request_doubled=maybe(0.05),
+        reply_doubled=maybe(0.1),
         connection_refused=maybe(0.3),
         slow=maybe(0.1),
         nonsense=maybe(0.3),
@@ -61,6 +69,7 @@ def draw_weather(rng: Random) -> Weather:
         bare_refresh=maybe(0.3),
         store_fails_before=maybe(0.1),
         store_fails_after=maybe(0.1),
+        store_away=maybe(0.2),
         crash=maybe(0.01),
         pause=maybe(0.01),
         skew=rng.choice((0.0, 0.0, 90.0)),

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections import Counter
 from dataclasses import dataclass, field
 from itertools import pairwise
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 from kimiflow.model import HOLDS_TOKENS, State
 from kimiflow.stores.base import Outcome
@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 
     import httpx
 
+    from kimiflow.sandbox.log import LogEntry
     from kimiflow.sandbox.records import Exchange
     from kimiflow.stores.base import Snapshot, Step
 
@@ -26,6 +27,10 @@ if TYPE_CHECKING:
     from .world import World
 
 __all__ = ["Judge", "Violation"]
+
+
+_A_MOMENT: Final = 1.5
+"""Seconds after which a token that arrived is committed, or kept where it outlives its process."""
 
 
 class Violation(AssertionError):
@@ -40,8 +45,13 @@ class Judge:
     broken: list[str] = field(default_factory=list)
     counts: Counter[str] = field(default_factory=Counter)
     _in_flight: dict[str, Worker] = field(default_factory=dict)
-    _retired: set[str] = field(default_factory=set)
-    _arrived: dict[str, Worker] = field(default_factory=dict)
+    _retired: dict[str, float] = field(default_factory=dict)
+    """Refresh tokens whose successor was committed, and from when on everybody has to know that: a worker that was stopped
+    past its lease may have committed it late, beside one that had claimed the row meanwhile and goes on with the old."""
+    _arrived: dict[str, tuple[Worker, float]] = field(default_factory=dict)
+    """Where each token is, and since when."""
+    _safe: set[str] = field(default_factory=set)
+    """Tokens that arrived at a worker which crashed long after."""
     _written: set[str] = field(default_factory=set)
     _given_up: set[str] = field(default_factory=set)
     _overtaken: set[str] = field(default_factory=set)
@@ -51,6 +61,10 @@ class Judge:
     _intervals: dict[str, float] = field(default_factory=dict)
     _spent_unseen: set[str] = field(default_factory=set)
     """Device ids of accounts whose code or refresh token was spent by a reply that no living worker has."""
+    _told: dict[int, float] = field(default_factory=dict)
+    """The interval that the workers had been told, by the arrival of each poll; the server's own may be more."""
+    _not_the_clients: set[int] = field(default_factory=set)
+    """Arrivals of requests that the network doubled, or whose client had given up when the server was done."""
 
     # What happens during the run
 
@@ -69,22 +83,40 @@ class Judge:
         if any(w.paused_until > self.world.loop.time() for w in self.world.living):
             # The reply may lie unread in a process that was stopped; the second use ends the grant.
             self._overtaken.add(device_id)
+        if device_id in self._beside_the_dead():
+            # Its successor waits for the next start of a worker that has ended.
+            self._overtaken.add(device_id)
         other = self._in_flight.get(token)
         if other is not None and not other.dead:
             self.broken.append(f"a refresh token is in flight at {other.name} and at {worker.name}")
-        if token in self._retired:
-            self.broken.append(f"{worker.name} sent a refresh token whose successor was committed")
+        known_from = self._retired.get(token)
+        if known_from is not None:
+            if self.world.server_now() >= known_from:
+                self.broken.append(f"{worker.name} sent a refresh token whose successor was committed")
+            self._overtaken.add(device_id)
         self._in_flight[token] = worker
+
+    def _beside_the_dead(self) -> set[str]:
+        """Devices whose newest tokens are where no living worker can see them."""
+        unseen = (token for token, (worker, _) in self._arrived.items() if worker.dead and token not in self._written)
+        return {self.world.issued_to[token] for token in unseen}
 
     def ended(self, worker: Worker, form: dict[str, str]) -> None:
         token = form.get("refresh_token")
         if token is not None and self._in_flight.get(token) is worker:
             del self._in_flight[token]
 
-    def served(self, exchange: Exchange, *, abandoned: bool) -> None:
-        if abandoned and exchange.kind == "refresh":
-            # Overtaken by the next attempt, it looks like the theft of a token; no client can call it back.
-            self._overtaken.add(exchange.device_id)
+    def reached(self, exchange: Exchange) -> None:
+        if exchange.kind == "poll" and exchange.device_code is not None:
+            self._told[exchange.arrival] = self._intervals[exchange.device_code]
+
+    def served(self, exchange: Exchange, *, abandoned: bool, doubled: bool) -> None:
+        if abandoned or doubled:
+            self._not_the_clients.add(exchange.arrival)
+            if exchange.kind == "refresh":
+                # Overtaken by the next attempt, it looks like the theft of a token; no client can call it back.
+                self._overtaken.add(exchange.device_id)
+        self.counts["requests doubled"] += doubled
         if exchange.issued_access_token is not None:
             # Until it arrives somewhere, nobody knows of it.
             self._spent_unseen.add(exchange.device_id)
@@ -93,11 +125,16 @@ class Judge:
     def arrived(self, worker: Worker, response: httpx.Response) -> None:
         token = _access_token(response)
         if token is not None:
-            self._arrived[token] = worker
+            self._arrived[token] = worker, self.world.loop.time()
             self.counts["tokens arrived"] += 1
 
     def crashed(self, worker: Worker) -> None:
+        """What it had for longer than a moment was to be safe by now, wherever the store was; unless it stood still."""
         self.counts["crashes"] += 1
+        now = self.world.loop.time()
+        for token, (where, at) in self._arrived.items():
+            if where is worker and now - at > _A_MOMENT and worker.paused_until < at:
+                self._safe.add(token)
 
     def committing(self, worker: Worker, steps: Sequence[Step]) -> None:
         self.counts["commits"] += 1
@@ -128,7 +165,8 @@ class Judge:
                 old = vault.open(before.refresh_token, before.id, "refresh_token").reveal()
                 new = vault.open(after.refresh_token, after.id, "refresh_token").reveal()
                 if old != new:
-                    self._retired.add(old)
+                    leased = self.world.lease if outcome is Outcome.MERGED else 0.0
+                    self._retired[old] = self.world.server_now() + leased
 
     # The verdict
 
@@ -138,17 +176,34 @@ class Judge:
         :raises Violation: listing what does not.
         """
         broken = list(self.broken)
-        for entry in self.world.authority.log:
-            if entry.kind == "redirected":
-                broken.append("a secret followed a redirect")  # noqa: PERF401 - one rule of many
-        for token, worker in self._arrived.items():
-            if token not in self._written | self._given_up and not worker.dead:
+        broken += self._about_the_log()
+        for token, (worker, _) in self._arrived.items():
+            if token not in self._written | self._given_up and (not worker.dead or token in self._safe):
                 broken.append(f"tokens that arrived at {worker.name} were dropped")
         for snapshot in await self.world.store.snapshots():
             broken += [f"{snapshot.account.name}: {what}" for what in self._about(snapshot)]
             broken += await self._about_history(snapshot)
         if broken:
             raise Violation("; ".join(broken[:8]))
+
+    def _about_the_log(self) -> list[str]:
+        """What the server itself saw, whatever the workers thought that they were doing."""
+        broken = []
+        excused = self._not_the_clients
+        before: dict[str, LogEntry] = {}
+        for entry in sorted(self.world.authority.log, key=lambda entry: entry.arrival):
+            if entry.kind == "redirected":
+                broken.append("a secret followed a redirect")
+            last = before.get(entry.credential or "")
+            if last is not None and not excused & {entry.arrival, last.arrival}:
+                told = self._told.get(entry.arrival, 0.0)
+                if entry.kind == "poll" and entry.at - last.at < told - self.world.clock_tolerance:
+                    broken.append(f"the server saw two polls within {entry.at - last.at:.3f} s, not {told:g} s")
+                if entry.kind == "refresh" and entry.at < last.completed:
+                    broken.append("the server had a refresh token in its hands twice")
+            if entry.kind in {"poll", "refresh"} and entry.credential is not None:
+                before[entry.credential] = entry
+        return broken
 
     def _about(self, snapshot: Snapshot) -> list[str]:
         account, world = snapshot.account, self.world

@@ -15,7 +15,7 @@ from kimiflow.advance import advance
 from kimiflow.committer import Committer
 from kimiflow.errors import StoreUnavailable
 from kimiflow.pacing import Pacing
-from kimiflow.scheduler import Scheduler
+from kimiflow.scheduler import Limits, Scheduler
 from kimiflow.stores import fence
 from kimiflow.stores.base import Outcome
 from kimiflow.stores.memory import MemoryStore
@@ -120,6 +120,20 @@ def commits_are_given_up_when_the_store_is_away() -> Iterator[None]:
             return [Outcome.LOST] * len(steps)
 
     with patch.object(Committer, "_commit", commit):
+        yield
+
+
+@mutation
+def what_waits_for_the_store_is_kept_in_memory_only() -> Iterator[None]:
+    """So it ends with the process."""
+    with patch.object(Committer, "_keep_aside", lambda self: None):
+        yield
+
+
+@mutation
+def a_refresh_in_doubt_is_tried_again_at_once() -> Iterator[None]:
+    """Before whoever holds its reply could commit it to a store that has just come back."""
+    with patch.object(Limits, "grace", 0.0):
         yield
 
 

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import json
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 from urllib.parse import parse_qsl
 
 import httpx
+
+from kimiflow.sandbox.log import NOT_PROCESSED
 
 if TYPE_CHECKING:
     from kimiflow.sandbox.authority import Authority
@@ -17,6 +19,9 @@ if TYPE_CHECKING:
     from .world import World
 
 __all__ = ["Network"]
+
+_MEMORY: Final = 60.0
+"""Seconds after which nothing on the way knows a reply any more: shorter than a code must still live to be approved."""
 
 
 class Network(httpx.AsyncBaseTransport):
@@ -41,9 +46,17 @@ class Network(httpx.AsyncBaseTransport):
             raise httpx.ConnectError("connection refused")
         await asyncio.sleep(rng.random() * weather.latency)
         form = dict(parse_qsl((await request.aread()).decode()))
-        world.judge.sent(worker, form, request.headers["X-Msh-Device-Id"])
+        device_id = request.headers["X-Msh-Device-Id"]
+        world.judge.sent(worker, form, device_id)
         answer: asyncio.Future[httpx.Response] = asyncio.get_running_loop().create_future()
-        world.in_background(self._serve(request, form, answer))
+        at, said_before = world.replies.get(_same(device_id, form), (0.0, None))
+        if said_before is not None and world.server_now() - at < _MEMORY and rng.random() < weather.reply_doubled:
+            world.judge.counts["replies doubled"] += 1
+            answer.set_result(_copy(said_before))
+        else:
+            doubled = rng.random() < weather.request_doubled
+            for _ in range(2 if doubled else 1):
+                world.in_background(self._serve(request, form, answer, doubled=doubled))
         try:
             response = await answer
             await asyncio.sleep(rng.random() * weather.latency)
@@ -55,7 +68,7 @@ class Network(httpx.AsyncBaseTransport):
         return response
 
     async def _serve(
-        self, request: httpx.Request, form: dict[str, str], answer: asyncio.Future[httpx.Response]
+        self, request: httpx.Request, form: dict[str, str], answer: asyncio.Future[httpx.Response], *, doubled: bool
     ) -> None:
         world, weather, rng, loop = self._world, self._world.weather, self._world.rng, asyncio.get_running_loop()
         if rng.random() < weather.request_lost:
@@ -63,14 +76,20 @@ class Network(httpx.AsyncBaseTransport):
         await asyncio.sleep(rng.random() * weather.latency)
         if rng.random() < weather.slow:
             await asyncio.sleep(world.settings.http_timeout * (0.5 + rng.random() * 2))
-        abandoned = answer.done()  # the client has given it up; the server cannot know
         endpoint = "device_authorization" if request.url.path.endswith("device_authorization") else "token"
-        exchange = self._authority.arrive(endpoint, form, request.headers["X-Msh-Device-Id"], world.server_now())
+        device_id = request.headers["X-Msh-Device-Id"]
+        exchange = self._authority.arrive(endpoint, form, device_id, world.server_now())
+        world.judge.reached(exchange)
+        await asyncio.sleep(rng.random() * weather.latency)
         response = self._before_the_server() or self._by_the_server(exchange, form)
+        # The client has given it up, or is gone; the server cannot know.
+        abandoned = answer.cancelled() or self._worker.dead
         lost = rng.random() < weather.reply_lost
         delivered = not lost and not answer.done() and not self._worker.dead
         self._authority.complete(exchange, world.server_now(), response.status_code, delivered=delivered)
-        world.judge.served(exchange, abandoned=abandoned)
+        world.judge.served(exchange, abandoned=abandoned, doubled=doubled)
+        if exchange.outcome != NOT_PROCESSED:
+            world.replies[_same(device_id, form)] = world.server_now(), response
         if not answer.done() and not lost:
             loop.call_soon(_deliver, answer, response)
 
@@ -106,6 +125,15 @@ class Network(httpx.AsyncBaseTransport):
             for key in ("scope", "token_type", "expires_in"):
                 body.pop(key, None)
         return httpx.Response(reply.status, content=json.dumps(body).encode())
+
+
+def _same(device_id: str, form: dict[str, str]) -> tuple[str, ...]:
+    """What two requests have in common that are the same to a proxy."""
+    return (device_id, *(word for field in sorted(form.items()) for word in field))
+
+
+def _copy(response: httpx.Response) -> httpx.Response:
+    return httpx.Response(response.status_code, headers=response.headers, content=response.content)
 
 
 def _deliver(answer: asyncio.Future[httpx.Response], response: httpx.Response) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import random
 from typing import TYPE_CHECKING, Any
 
@@ -11,6 +12,7 @@ from kimiflow.client import Client
 from kimiflow.errors import StoreUnavailable
 from kimiflow.logs import get_logger
 from kimiflow.scheduler import Limits, Scheduler
+from kimiflow.spill import _from_json, _to_json, commit_of_the_dead
 from kimiflow.storetime import StoreClock
 
 from ..virtual import VirtualClock
@@ -59,8 +61,32 @@ class Worker:
             pacing=world.settings.pacing,
             limits=Limits.for_timeout(world.settings.http_timeout, 64),
             log=get_logger(),
+            keep=self._keep,
         )
-        self.task = asyncio.get_running_loop().create_task(self.scheduler.run())
+        self._store = store
+        self.task = asyncio.get_running_loop().create_task(self._run())
+
+    async def _run(self) -> None:
+        await self._recover()
+        await self.scheduler.run()
+
+    def _keep(self, steps: Sequence[Step]) -> None:
+        """As in the file of unsaved steps, which outlives the process."""
+        if not self.dead:
+            self.world.kept_aside[self.name] = json.dumps([_to_json(step) for step in steps])
+
+    async def _recover(self) -> None:
+        """What a process does before all else, and who watches over it starts it again until it has been done."""
+        dead = [worker.name for worker in self.world.workers if worker.dead]
+        for name in dead:
+            while steps := [_from_json(step) for step in json.loads(self.world.kept_aside.get(name, "[]"))]:
+                try:
+                    await commit_of_the_dead(steps, self._store)
+                except StoreUnavailable:
+                    await asyncio.sleep(1.0)
+                else:
+                    self.world.kept_aside.pop(name, None)
+                    self.world.judge.counts["steps recovered"] += len(steps)
 
     async def touch(self, _where: str) -> None:
         """Before and after everything that reaches outside: here a process may die, or stop for a while."""
@@ -83,7 +109,7 @@ class Worker:
     async def bury(self) -> None:
         """Lets go of the tasks of a dead worker, and of a living one at the end of the world."""
         self.dead = True
-        tasks = [self.task, *self.scheduler._lanes.tasks]
+        tasks = [self.task, *self.scheduler._lanes.tasks, *self.scheduler._in_grace]
         writer = self.scheduler._committer._writer
         if writer is not None:
             tasks.append(writer)
@@ -131,7 +157,7 @@ class UnreliableStore:
     async def _call(self, name: str, method: Any, *args: Any, **kwargs: Any) -> Any:
         world, worker = self._worker.world, self._worker
         await worker.touch(name)
-        if world.rng.random() < world.weather.store_fails_before:
+        if world.loop.time() < world.store_away_until or world.rng.random() < world.weather.store_fails_before:
             raise StoreUnavailable("the store is away")
         result = await method(*args, **kwargs)
         await asyncio.sleep(world.rng.random() * 0.01)
