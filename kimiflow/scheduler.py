@@ -149,10 +149,12 @@ class Scheduler:
         self._host_of = {name: urlsplit(provider.token_endpoint).netloc for name, provider in providers.items()}
         self._breakers = {host: Breaker() for host in self._host_of.values()}
         # A slow host must not take every slot, unless there is no other.
-        per_host = limits.concurrency if len(self._breakers) == 1 else limits.per_host
-        # Nor every claim: whatever one has, there is room to claim more than half a batch of others.
         several = len(self._breakers) > 1
-        self._most_of_a_host = limits.concurrency + limits.batch - (limits.batch // 2 + 1 if several else 0)
+        per_host = limits.per_host if several else limits.concurrency
+        # One batch is claimed while another waits for its turn and a third is being committed.
+        self._most = limits.concurrency + 2 * limits.batch
+        # Nor may it take every claim: whatever one has, there is room for more than half a batch of others.
+        self._most_of_a_host = self._most - (limits.batch // 2 + 1 if several else 0)
         self._open_of: Counter[str] = Counter()
         self._busy: frozenset[str] = frozenset()
         """Hosts that have so much to do that no more is claimed for them."""
@@ -254,7 +256,7 @@ class Scheduler:
         started = self._clock.now()
         if self._only is not None and not self._only:
             return started + limits.idle
-        room = limits.concurrency + limits.batch - self._open
+        room = self._most - self._open
         self._full = room < limits.batch // 2 + 1
         if self._full:
             return started + limits.idle  # the next claim that is done with wakes the loop

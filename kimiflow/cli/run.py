@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING
 
@@ -15,13 +16,24 @@ if TYPE_CHECKING:
     from kimiflow.flow import KimiFlow
     from kimiflow.syncing import Target
 
-__all__ = ["work"]
+__all__ = ["collect_seldom", "work"]
+
+
+def collect_seldom() -> None:
+    """Sets the collector of cycles for a process that is a worker and nothing else.
+
+    A thousand claims are alive at a time, and what they are made of goes when they do. Python's default, a look at all
+    young objects after 700 new ones, takes a fifth of a busy worker's time to find next to nothing.
+    """
+    gc.freeze()
+    gc.set_threshold(50_000, 20, 100)
 
 
 def work(*, until_settled: bool, sync: Sequence[str] = ()) -> int:
     """Runs the command; returns the exit code."""
     settings = settled_settings(log_level=None)
     targets = _targets(sync)
+    collect_seldom()
     # Whoever asked for JSON has a program read stderr, which trips over a line that is none.
     tell = (lambda _line: None) if settings.log_format == "json" else say
 

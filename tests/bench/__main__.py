@@ -18,6 +18,8 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from kimiflow.cli.run import collect_seldom
+
 from . import contenders, loads, processes
 from .databases import Databases
 from .place import Place, place
@@ -155,6 +157,7 @@ def main() -> int:
     parser.add_argument("--plot", type=Path, help="draw rate by concurrency, lateness and memory to this PNG")
     options = parser.parse_args()
     logging.getLogger("kimiflow").setLevel(logging.ERROR)
+    collect_seldom()  # for all contenders alike
     with tempfile.TemporaryDirectory() as folder, contextlib.ExitStack() as stack:
         here = stack.enter_context(place(Path(folder)))
         run = Run(here, stack.enter_context(Databases(here)), options)

@@ -9,6 +9,8 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from kimiflow.cli.run import collect_seldom
+
 from .ours import drive_until, rig
 from .place import Place
 
@@ -54,4 +56,5 @@ async def main(role: str, http: str, url: str, count: int) -> None:
 
 if __name__ == "__main__":
     role, http, url, count = sys.argv[1:]
+    collect_seldom()
     asyncio.run(main(role, http, url, int(count)))

@@ -45,10 +45,10 @@ class Rig:
         self.store = store
         self.vault = Vault(KEY)
         self.clock = StoreClock(SystemClock(), store)
-        self.providers = {"kimi": on_host(BUILT_IN["kimi"], place.https if tls else place.http)}
+        # Those that everybody has; the second stays idle.
+        self.providers = BUILT_IN | {"kimi": on_host(BUILT_IN["kimi"], place.https if tls else place.http)}
         self.transport = Http1Transport(place.tls, max_body=MAX_BODY)
         self.concurrency = concurrency
-        self.late: list[float] = []
         self.committed = 0
 
     def scheduler(self, on_step: Callable[[str], None] = lambda _: None) -> Scheduler:
