@@ -9,6 +9,7 @@ import time
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
+from urllib.parse import urlsplit
 
 from kimiflow.cli import words
 from kimiflow.cli.failures import FAILURE, INTERRUPTED, SIGN_IN_NEEDED
@@ -19,6 +20,8 @@ from kimiflow.files import write_beside, write_file
 from kimiflow.formats.base import Unusable
 from kimiflow.formats.looking import Verdict, look_into, usual_places
 from kimiflow.moving import Residents
+from kimiflow.provider import find_provider
+from kimiflow.transports import checked_proxy
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -87,6 +90,8 @@ def import_(wish: Wish) -> int:
     founds = [found for found in look_into(places) if found.verdict is not Verdict.STRANGER]
     if not founds:
         raise KimiFlowError(f"there are no credentials of Kimi in {', '.join(map(str, places))}")
+    if wish.proxy is not None:
+        checked_proxy("--proxy", wish.proxy, may_hold_password=False)
     if wish.name is not None and sum(found.credential is not None for found in founds) > 1:
         raise UsageError("--name is for one account, and there are several", hint="Name the one file.")
 
@@ -173,6 +178,8 @@ class _Plan:
         if holder is not None:
             return Fate(found, "known", f"{holder} has it already", holder)
         provider = self.provider_of(credential)
+        if (problem := self._problem(credential, provider)) is not None:
+            return Fate(found, "failed", problem, None, FAILURE)
         if self._wish.name is None:
             name = self._residents.free_name(credential, provider, taken)
         else:
@@ -180,6 +187,22 @@ class _Plan:
             if (reason := self._residents.fits(name, credential, provider)) is not None:
                 return Fate(found, "failed", f"{reason}; choose another name with --name", None, FAILURE)
         return Fate(found, "planned", f"would be taken in as {name}", name)
+
+    def _problem(self, credential: Credential, provider: str) -> str | None:
+        """Why no account can be made with this provider and proxy; ``None`` where one can."""
+        try:
+            find_provider(self._settings.all_providers(), provider)
+            if self._wish.proxy is None and credential.proxy is not None:
+                # Whether it could be used if it were not for a password is the first question.
+                checked_proxy("its proxy", credential.proxy, may_hold_password=True)
+                if urlsplit(credential.proxy).password is not None:
+                    return (
+                        "its proxy carries a password, which kimiflow does not store; put that URL into an environment "
+                        "variable, say WORK_PROXY, and import this file with --proxy env:WORK_PROXY"
+                    )
+        except UsageError as error:
+            return error.message
+        return None
 
     def provider_of(self, credential: Credential) -> str:
         """The provider that was asked for, or the one in the file, or the usual one."""

@@ -209,11 +209,27 @@ def test_a_proxy_comes_along_unless_it_holds_a_password(house: House, monkeypatc
     done = house("import", hidden)
     assert (done.code, "s3cret" in done.out + done.err) == (1, False)
     assert "password" in done.err
+    assert "--proxy env:WORK_PROXY" in done.err, "what to do"
+    typed = house("import", hidden, "--proxy", "http://me:s3cret@127.0.0.1:9")
+    assert (typed.code, "s3cret" in typed.out + typed.err) == (2, False)
     monkeypatch.setenv("WORK_PROXY", "http://me:s3cret@127.0.0.1:9")
     done = house("import", hidden, "--proxy", "env:WORK_PROXY")
     assert "taken in as hidden, but not verified" in done.err
     direct = house.cliproxyapi("kimi-direct.json", proxy_url="direct")
     house.good("import", direct)
+
+
+def test_a_dry_run_foresees_what_would_fail(house: House) -> None:
+    good = house.cliproxyapi("kimi-good.json")
+    house.cliproxyapi("kimi-hidden.json", proxy_url="http://me:s3cret@127.0.0.1:9")
+    house.cliproxyapi("kimi-odd.json", proxy_url="gopher://127.0.0.1:9")
+    for more in (["--dry-run"], []):
+        done = house("import", good.parent, "--json", *more)
+        assert [(each["account"], each["outcome"]) for each in done.json][1:] == [(None, "failed")] * 2
+        assert "s3cret" not in done.out
+    assert list(house.status()) == ["good"]
+    done = house("import", house.cliproxyapi("kimi-new.json"), "--provider", "unheard-of", "--dry-run")
+    assert (done.code, "unheard-of" in done.err) == (1, True)
 
 
 def test_nothing_to_be_found(house: House) -> None:
@@ -261,3 +277,12 @@ def test_no_secret_is_said(house: House, monkeypatch: pytest.MonkeyPatch) -> Non
     talk = "".join(done.out + done.err for done in said)
     assert len(house.secrets()) == 4
     assert not [secret for secret in house.secrets() if secret in talk]
+
+
+def test_text_that_utf_8_cannot_hold_keeps_no_file_from_being_blanked(house: House) -> None:
+    odd = house.cliproxyapi("kimi-a.json", note="half \ud800 a pair")
+    plain = house.cliproxyapi("kimi-b.json", note="grün")
+    done = house.good("import", odd.parent, "--take-over")
+    assert done.out.count("refresh token blanked") == 2
+    assert (loaded(odd)["refresh_token"], loaded(odd)["note"]) == ("", "half \ud800 a pair")
+    assert (loaded(plain)["refresh_token"], "grün" in plain.read_text(encoding="utf-8")) == ("", True)
