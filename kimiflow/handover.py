@@ -124,6 +124,12 @@ class Handover:
         paused = self._paused(claim)
         intent = Transition(paused.updated_at, State.GRANTED, State.GRANTED, HANDING_OVER, self._destination)
         outcome = await commit(Step(claim, paused, (intent,), keep_lease=True))
+        if outcome is Outcome.GONE:
+            raise RequestFailed(
+                f"{self._name} was signed out, or in anew, just now; nothing was handed over",
+                hint=f"See how it is with: kimiflow status {self._name}",
+                account=self._name,
+            )
         if outcome is not Outcome.COMMITTED:
             return outcome
         try:
