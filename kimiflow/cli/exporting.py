@@ -13,7 +13,7 @@ from kimiflow.cli.names import expanded, is_pattern
 from kimiflow.cli.running import run
 from kimiflow.cli.talk import is_terminal, result, say
 from kimiflow.errors import KimiFlowError, UsageError
-from kimiflow.files import make_private_folder, remove_file, write_file
+from kimiflow.files import alone_in, make_private_folder, remove_file, write_file
 from kimiflow.formats import find_format
 from kimiflow.formats.base import Unusable
 
@@ -137,8 +137,13 @@ class _Files:
             )
 
     def write(self, grant: Grant) -> None:
-        self.check()
         make_private_folder(self._file.parent)
+        # A worker may keep this folder in step: what it has just looked at must not change before it writes.
+        with alone_in(self._file.parent):
+            self.check()
+            self._write(grant)
+
+    def _write(self, grant: Grant) -> None:
         if self._folder is not None:
             for name, data in self._form.beside(grant).items():
                 write_file(self._folder / name, data)
