@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import asyncio
 import json
 import os
 import shutil
@@ -11,8 +12,10 @@ import pytest
 
 from kimiflow.errors import UsageError
 from kimiflow.files import write_file
+from kimiflow.flow import KimiFlow
 from kimiflow.formats import find_format
 from kimiflow.formats.base import Grant
+from kimiflow.formats.folder import Report
 from kimiflow.model import Account
 from kimiflow.secret import Secret
 from kimiflow.status import Token
@@ -322,3 +325,24 @@ def test_a_grant_that_is_handed_over_into_the_folder_is_not_written_over(house: 
         synced(house, f"cliproxyapi:{folder}")
     exporting.join()
     assert loaded(file)["refresh_token"] == "the-only-copy"
+
+
+async def test_a_look_that_fails_is_not_the_last(house: House, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("kimiflow.syncing._AGAIN", 0.01)
+    looks = 0
+    stop = asyncio.Event()
+
+    def defective(*_: object) -> Report:
+        nonlocal looks
+        looks += 1
+        if looks == 1:
+            raise RuntimeError("a defect")
+        stop.set()
+        return Report()
+
+    async with KimiFlow.open() as flow:
+        syncing = flow.syncing([parse_target(f"json:{house.root}/json")])
+        await syncing.start()
+        monkeypatch.setattr("kimiflow.formats.folder.KeptFolder.bring_up_to_date", defective)
+        await asyncio.wait_for(syncing.run(stop), 20)
+    assert looks >= 2
