@@ -272,7 +272,9 @@ class TestABadValue:
 
     def test_a_key_that_there_is_not_is_named_with_those_there_are(self, place: Place) -> None:
         told = place.refused("concurency = 3")
-        assert told.startswith(f"concurency in {place.file} is not a setting\nThere are: api_base, authorization_timeout, ")
+        assert told.startswith(
+            f"concurency in {place.file} is not a setting\nThere are: api_base, authorization_timeout, "
+        )
 
     def test_a_file_that_is_no_toml(self, place: Place) -> None:
         assert place.refused("concurrency =").startswith(f"{place.file} is not TOML: ")
