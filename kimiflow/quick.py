@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 __all__ = ["fresh_token"]
 
-_UNDERSTOOD: Final = frozenset({"HOME", "KEY", "KEY_FILE", "LOG_LEVEL", "LOG_FORMAT", "OAUTH_HOST"})
+_UNDERSTOOD: Final = frozenset({"HOME", "KEY", "KEY_FILE", "LOG_LEVEL", "LOG_FORMAT", "OAUTH_HOST", "API_BASE"})
 """Settings that are either obeyed here or do not matter here; any other is left to the long way to check."""
 
 _QUERY: Final = """

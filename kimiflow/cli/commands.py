@@ -13,6 +13,7 @@ from typing import Annotated
 import typer
 
 from kimiflow.cli.arguments import Json, Name, NewNames, Patterns, SomePatterns
+from kimiflow.cli.completing import states
 from kimiflow.cli.selection import Sort
 from kimiflow.cli.teaching import add
 
@@ -167,6 +168,7 @@ def status(
             metavar="STATE",
             help="Only those in this state, or in these: granted,pending,signed_out…",
             show_default=False,
+            autocompletion=states,
         ),
     ] = None,
     label: Annotated[
