@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import re
 from pathlib import Path
 
@@ -55,4 +54,4 @@ def test_names_of_nobody_make_no_noise_and_no_files(cli: Cli, tmp_path: Path) ->
     assert asked(cli, "bash", "kimiflow token ", KIMIFLOW_HOME=str(home)) == []
     nowhere = {"KIMIFLOW_DATABASE_URL": "postgresql://127.0.0.1:1/x"}
     assert asked(cli, "bash", "kimiflow token ", KIMIFLOW_HOME=str(home), **nowhere) == []
-    assert sorted(os.listdir(home)) == ["kimiflow.db"]
+    assert [each.name for each in home.iterdir()] == ["kimiflow.db"]
