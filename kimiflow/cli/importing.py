@@ -176,7 +176,7 @@ class _Plan:
     def _one(self, found: Found, credential: Credential, taken: set[str]) -> Fate:
         holder = self._residents.holder(credential.refresh_token)
         if holder is not None:
-            return Fate(found, "known", f"{holder} has it already", holder)
+            return Fate(found, "known", f"{holder} has it already{self._other_name(holder)}", holder)
         provider = self.provider_of(credential)
         if (problem := self._problem(credential, provider)) is not None:
             return Fate(found, "failed", problem, None, FAILURE)
@@ -187,6 +187,11 @@ class _Plan:
             if (reason := self._residents.fits(name, credential, provider)) is not None:
                 return Fate(found, "failed", f"{reason}; choose another name with --name", None, FAILURE)
         return Fate(found, "planned", f"would be taken in as {name}", name)
+
+    def _other_name(self, holder: str) -> str:
+        if self._wish.name in {None, holder}:
+            return ""
+        return f" (to call it {self._wish.name}: kimiflow rename {holder} {self._wish.name})"
 
     def _problem(self, credential: Credential, provider: str) -> str | None:
         """Why no account can be made with this provider and proxy; ``None`` where one can."""
@@ -272,7 +277,7 @@ class _Import:
             return replace(fate, outcome="not_verified", line=line, code=FAILURE)
         left = words.duration(token.expires_at - time.time())
         if fate.outcome == "known":
-            return replace(fate, line=f"{fate.account} has it already; token good for {left}")
+            return replace(fate, line=f"{fate.line}; token good for {left}")
         remark = "; it is disabled there" if credential.disabled else ""
         return replace(fate, outcome="imported", line=f"taken in as {fate.account}; token good for {left}{remark}")
 

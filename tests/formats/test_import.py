@@ -176,6 +176,7 @@ def test_names(house: House) -> None:
 
     one = house.cliproxyapi("kimi-x.json")
     assert house.good("import", one, "--name", "mine", "--json").json[0]["account"] == "mine"
+    assert "(to call it ours: kimiflow rename mine ours)" in house.good("import", one, "--name", "ours").out
     taken = house.cliproxyapi("kimi-y.json")
     done = house("import", taken, "--name", "mine")
     assert (done.code, "mine is signed in already" in done.err) == (1, True)
