@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import signal
 import subprocess
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING
+from types import ModuleType
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
@@ -136,3 +138,21 @@ def test_with_litellm(house: House, page: Callable[[str], Page]) -> None:
     told = loaded(house.root / "tokens/work.json")
     assert (told["access_token"], told["api_base"], "expires_at" in told) == (token, base.removesuffix("/v1"), True)
     assert there(once) == (house.root / "tokens-env/work.env").read_text()
+
+
+async def test_the_hook_for_litellm_reads_the_newest_token(house: House, monkeypatch: pytest.MonkeyPatch) -> None:
+    """LiteLLM itself is far too large to be installed for this; what the hook needs of it is a class to derive from."""
+    monkeypatch.setitem(sys.modules, "litellm", ModuleType("litellm"))
+    monkeypatch.setitem(sys.modules, "litellm.integrations", ModuleType("integrations"))
+    logger = ModuleType("custom_logger")
+    monkeypatch.setattr(logger, "CustomLogger", object, raising=False)
+    monkeypatch.setitem(sys.modules, "litellm.integrations.custom_logger", logger)
+    [code] = re.findall(
+        r"^<!-- example: litellm -->\n```python\n(.*?)^```$", README.read_text(), re.DOTALL | re.MULTILINE
+    )
+    names: dict[str, Any] = {}
+    exec(code, names)
+    for token in ("one", "another"):
+        house.write("tokens/work.json", json.dumps({"access_token": token}))
+        data = {"model": "kimi", "api_key": "set-by-the-hook"}
+        assert await names["hook"].async_pre_call_hook(None, None, data, "completion") == data | {"api_key": token}
