@@ -270,7 +270,14 @@ class _Import:
                 token = await self._flow.refresh(fate.account, seen=credential.access_token.reveal())
         except SignInNeeded as error:
             # The account stays: its name and its device id are what the next sign-in needs, and its history says why.
+            # A server of another region knows none of its tokens either, and says so in the same words.
+            asked = {status.account: status.provider for status in await self._flow.status()}.get(fate.account)
             line = f"its tokens are dead: {error.message}; sign in with: kimiflow login {fate.account}"
+            if asked is not None:
+                line += (
+                    f"; or, where it belongs to another provider than {asked}: "
+                    f"kimiflow logout --forget {fate.account}, and import it with --provider"
+                )
             return replace(fate, outcome="dead", line=line, code=SIGN_IN_NEEDED)
         except KimiFlowError as error:
             line = f"taken in as {fate.account}, but not verified: {error.message}; it is tried again by: kimiflow run"

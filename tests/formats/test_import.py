@@ -145,6 +145,17 @@ def test_dead_tokens_are_told_apart_and_the_account_stays_for_the_next_sign_in(h
     assert house.good("token", "dead", "--json").json["device_id"] == DASHED
 
 
+def test_tokens_of_another_provider_find_their_way(house: House) -> None:
+    """The one that was asked first knows nothing of them, which looks like the end of the grant."""
+    path = house.cliproxyapi("kimi-work.json")
+    house.sandbox.inject("invalid_grant:refresh=x1")
+    done = house("import", path)
+    assert (done.code, "another provider than kimi: kimiflow logout --forget work" in done.err) == (3, True)
+    house.good("logout", "--forget", "work")
+    house.good("import", path, "--provider", "kimi-global")
+    assert house.status()["work"]["provider"] == "kimi-global"
+
+
 def test_a_file_that_is_dead_and_one_that_failed(house: House) -> None:
     house.cliproxyapi("kimi-dead.json")
     house.sandbox.revoke(DASHED)
