@@ -60,8 +60,14 @@ def write_beside(path: Path, suffix: str, data: bytes) -> Path:
         while True:
             beside = path.with_name(f"{path.name}{suffix}{'' if number == 1 else f'-{number}'}")
             try:
-                # Unlike a rename, a link never replaces what is there.
-                os.link(draft, beside)
+                try:
+                    # Unlike a rename, a link never replaces what is there.
+                    os.link(draft, beside)
+                except FileExistsError:
+                    raise
+                except OSError:
+                    # No links here. Then there is a moment in which the file is there in part.
+                    _write_new(beside, data)
             except FileExistsError:
                 number += 1
             else:
@@ -157,6 +163,11 @@ def try_lock(descriptor: int) -> bool:
 
 def _draft(folder: Path, data: bytes) -> Path:
     path = folder / f"{DRAFT[0]}{secrets.token_hex(8)}{DRAFT[1]}"
+    _write_new(path, data)
+    return path
+
+
+def _write_new(path: Path, data: bytes) -> None:
     descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, _OWNER_ONLY)
     try:
         with os.fdopen(descriptor, "wb") as file:
@@ -166,4 +177,3 @@ def _draft(folder: Path, data: bytes) -> Path:
     except BaseException:
         path.unlink(missing_ok=True)
         raise
-    return path
