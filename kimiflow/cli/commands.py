@@ -136,7 +136,7 @@ def run(
         typer.Option(
             metavar="FORMAT:DIR",
             help="Keep a folder of another tool in step: a file with an access token for each account, "
-            "never a refresh token. Repeatable.",
+            "never a refresh token. FORMAT is cliproxyapi, kimi-cli, kimi-code, env or json. Repeatable.",
             show_default=False,
         ),
     ] = None,

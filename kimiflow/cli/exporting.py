@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 import sys
 from dataclasses import dataclass
@@ -70,6 +71,11 @@ async def _reported(flow: KimiFlow, name: str, place: _Stdout | _Files, *, hand_
             await flow.moving.hand_over(name, place, destination=place.destination)
         else:
             place.write(await flow.moving.grant(token))
+    except asyncio.CancelledError:
+        if hand_over:
+            # What had begun was carried through, one way or the other.
+            say(f"Stopped. Whether {name} was handed over is told by: kimiflow history {name}")
+        raise
     except KimiFlowError as error:
         return failures.report(error)
     except (OSError, Unusable) as error:

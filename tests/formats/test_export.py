@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import asyncio
 import json
 from pathlib import Path
 
@@ -147,6 +148,15 @@ def test_a_sign_out_at_the_last_moment_is_no_handing_over(work: House, monkeypat
     done = work("export", "work", "--output", file, "--with-refresh-token")
     assert not file.exists()
     assert (done.code, "handed over to" in done.err, "nothing was handed over" in done.err) == (1, False, True)
+
+
+def test_who_stops_it_is_told_where_to_look(work: House, monkeypatch: pytest.MonkeyPatch) -> None:
+    async def stopped(*_: object, **__: object) -> None:
+        raise asyncio.CancelledError
+
+    monkeypatch.setattr("kimiflow.moving.Moving.hand_over", stopped)
+    done = work("export", "work", "--output", work.root / "out.json", "--with-refresh-token")
+    assert (done.code, "kimiflow history work" in done.err) == (130, True)
 
 
 def test_usage(work: House) -> None:
