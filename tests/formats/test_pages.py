@@ -108,9 +108,10 @@ def test_with_cliproxyapi(house: House, page: Callable[[str], Page]) -> None:
 
 def test_with_kimi_cli_and_kimi_code(house: House, page: Callable[[str], Page]) -> None:
     file = house.kimi_cli()
+    house.write(".kimi/config.toml", "default_model = ''")
     house.kimi_code()
     there = page("With kimi-cli and kimi-code")
-    look, take_over, keep, use = there.lines
+    look, take_over, keep, configure, use = there.lines
 
     assert re.findall(r"would be taken in as (\S+)", there(look)) == ["kimi-cli", "kimi-code"]
     assert "taken in as desk" in there(take_over)
@@ -118,6 +119,8 @@ def test_with_kimi_cli_and_kimi_code(house: House, page: Callable[[str], Page]) 
     there.start(keep)
     until((house.root / "kimi/desk/credentials/kimi-code.json").exists)
     token = house.good("token", "desk", "--json").json
+    there(configure)
+    assert (house.root / "kimi/desk/config.toml").exists()
     assert token["access_token"] in there(use)
     assert '"refresh_token": ""' in there(use)
     assert (house.root / "kimi/desk/device_id").read_text() == token["device_id"]
