@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 from kimiflow.cli import failures
 from kimiflow.cli.names import expanded, is_pattern
 from kimiflow.cli.running import run
-from kimiflow.cli.talk import is_terminal, result, say
+from kimiflow.cli.talk import is_terminal, result, say, shown
 from kimiflow.errors import KimiFlowError, UsageError
 from kimiflow.files import alone_in, make_private_folder, remove_file, write_file
 from kimiflow.formats import find_format
@@ -118,7 +118,7 @@ class _Files:
         self._file = file
         self._folder = folder
         self._written: bytes | None = None
-        self.destination = str(file)
+        self.destination = shown(file)
 
     @classmethod
     def at(cls, output: str, form: Format, name: str, *, several: bool) -> Self:

@@ -14,7 +14,7 @@ from urllib.parse import urlsplit
 from kimiflow.cli import words
 from kimiflow.cli.failures import FAILURE, INTERRUPTED, SIGN_IN_NEEDED
 from kimiflow.cli.running import run, settled_settings
-from kimiflow.cli.talk import paint, result, result_json, say
+from kimiflow.cli.talk import paint, result, result_json, say, shown
 from kimiflow.errors import KimiFlowError, SignInNeeded, UsageError
 from kimiflow.files import write_beside, write_file
 from kimiflow.formats.base import Unusable
@@ -113,7 +113,7 @@ def _told(fates: Sequence[Fate], wish: Wish) -> int:
         result_json([fate.as_json() for fate in fates])
     else:
         for fate in fates:
-            line = f"{fate.found.path}: {fate.line}"
+            line = f"{shown(fate.found.path)}: {fate.line}"
             if fate.code:
                 say(f"{paint('error:', 'red', sys.stderr)} {line}")
             else:
@@ -164,7 +164,7 @@ class _Plan:
             token = found.credential.refresh_token.reveal()
             if token in first:
                 there = first[token]
-                line = f"the same grant as in {there.found.path}; skipped"
+                line = f"the same grant as in {shown(there.found.path)}; skipped"
                 fates.append(Fate(found, "duplicate", line, there.account, there.code))
                 continue
             fate = self._one(found, found.credential, taken)
@@ -254,7 +254,7 @@ class _Import:
                 credential,
                 provider=plan.provider_of(credential),
                 proxy=self._wish.proxy or credential.proxy,
-                origin=f"{form}: {fate.found.path}",
+                origin=f"{form}: {shown(fate.found.path)}",
             )
         except KimiFlowError as error:
             return replace(fate, outcome="failed", line=error.message, account=None, code=FAILURE)
@@ -302,7 +302,10 @@ class _Import:
         except Unusable as error:
             return replace(fate, line=f"{fate.line}; but it was left as it is: {error}", code=FAILURE)
         return replace(
-            fate, line=f"{fate.line}; refresh token blanked, backup {backup.name}", backup=backup, taken_over=True
+            fate,
+            line=f"{fate.line}; refresh token blanked, backup {shown(backup.name)}",
+            backup=backup,
+            taken_over=True,
         )
 
 

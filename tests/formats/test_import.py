@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 from pathlib import Path
 from typing import Any
@@ -298,3 +299,16 @@ def test_text_that_utf_8_cannot_hold_keeps_no_file_from_being_blanked(house: Hou
     assert done.out.count("refresh token blanked") == 2
     assert (loaded(odd)["refresh_token"], loaded(odd)["note"]) == ("", "half \ud800 a pair")
     assert (loaded(plain)["refresh_token"], "grün" in plain.read_text(encoding="utf-8")) == ("", True)
+
+
+def test_a_file_may_have_any_name(house: House) -> None:
+    """A name that is no UTF-8 cannot be printed, nor stored; and one with an escape sequence should not be."""
+    plain = house.cliproxyapi("kimi-plain.json", device_id="plain")
+    odd = plain.with_name(os.fsdecode(b"kimi-\xff\x1b[31m.json"))
+    house.cliproxyapi("kimi-x.json").rename(odd)
+    done = house.good("import", plain.parent, "--take-over")
+    assert f"{plain.parent}/kimi-??[31m.json: taken in as 31m; " in done.out
+    assert (loaded(odd)["refresh_token"], loaded(plain)["refresh_token"]) == ("", "")
+    assert house.good("history", "31m", "--json").json[0]["detail"] == f"cliproxyapi: {plain.parent}/kimi-??[31m.json"
+    told = house.good("import", plain.parent, "--json").json
+    assert {each["path"] for each in told} == {str(odd), str(plain)}
