@@ -220,5 +220,7 @@ def test_the_line_that_the_sandbox_prints_is_enough(threaded: ThreadedSandbox, t
 
     assert ran("login", "work").returncode == 0
     assert "Sandbox " in ran("status", "--profile").stdout
+    [told] = json.loads(ran("status", "--profile", "--json", "--long").stdout)
+    assert (told["disabled"], told["label"], told["profile"]["region"]) == (False, None, "REGION_CN")
     away = ran("status", "--profile", KIMIFLOW_API_BASE="http://127.0.0.1:1/coding")
     assert (away.returncode, "(connection refused (127.0.0.1:1))" in away.stdout) == (5, True)
