@@ -9,6 +9,7 @@ import httpx
 
 from kimiflow import identity
 from kimiflow.errors import InvalidSetting, KimiFlowError, RequestFailed, ServerUnreachable, SignInNeeded
+from kimiflow.network import in_words
 from kimiflow.outcome import no_grant
 from kimiflow.profile import profile_of, quota_of
 from kimiflow.provider import find_provider
@@ -146,9 +147,9 @@ class AccountApi:
                 finally:
                     await response.aclose()
         except (TimeoutError, httpx.HTTPError, httpx.InvalidURL, OSError) as error:
-            reason = f"no complete reply within {timeout:g} s" if isinstance(error, TimeoutError) else str(error)
+            reason = f"no complete reply within {timeout:g} s" if isinstance(error, TimeoutError) else in_words(error)
             raise ServerUnreachable(
-                f"the API of {account.name} could not be reached ({reason or type(error).__name__})",
+                f"the API of {account.name} could not be reached ({reason})",
                 hint="The sign-in is not touched by this. Try again later.",
                 account=account.name,
             ) from None

@@ -5,14 +5,24 @@ from __future__ import annotations
 import os
 import secrets
 import sys
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-__all__ = ["DRAFT", "lock_file", "make_private_folder", "remove_file", "sync_folder", "write_beside", "write_file"]
+__all__ = [
+    "DRAFT",
+    "alone_in",
+    "lock_file",
+    "make_private_folder",
+    "remove_file",
+    "sync_folder",
+    "try_lock",
+    "write_beside",
+    "write_file",
+]
 
 DRAFT: Final = (".kimiflow-", ".tmp")
 """How the name of a draft begins and ends: no tool that looks for its own files takes it for one."""
@@ -50,8 +60,14 @@ def write_beside(path: Path, suffix: str, data: bytes) -> Path:
         while True:
             beside = path.with_name(f"{path.name}{suffix}{'' if number == 1 else f'-{number}'}")
             try:
-                # Unlike a rename, a link never replaces what is there.
-                os.link(draft, beside)
+                try:
+                    # Unlike a rename, a link never replaces what is there.
+                    os.link(draft, beside)
+                except FileExistsError:
+                    raise
+                except OSError:
+                    # No links here. Then there is a moment in which the file is there in part.
+                    _write_new(beside, data)
             except FileExistsError:
                 number += 1
             else:
@@ -104,12 +120,33 @@ def lock_file(path: Path) -> Iterator[bool]:
     """
     descriptor = os.open(path, os.O_CREAT | os.O_RDWR, _OWNER_ONLY)
     try:
-        yield _locked(descriptor)
+        yield try_lock(descriptor)
     finally:
         os.close(descriptor)
 
 
-def _locked(descriptor: int) -> bool:
+@contextmanager
+def alone_in(folder: Path) -> Iterator[None]:
+    """Has every other block like this one, in whatever process, wait: for who looks at a file and then replaces it.
+
+    The lock is on the folder itself, so nothing is left in it. Where the system has none to offer, nobody waits.
+    """
+    if sys.platform == "win32":
+        yield
+        return
+    import fcntl  # noqa: PLC0415 - not everywhere
+
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        with suppress(OSError):  # some network file systems
+            fcntl.flock(descriptor, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(descriptor)
+
+
+def try_lock(descriptor: int) -> bool:
+    """Whether a file was free, and is this process's now, until the descriptor is closed."""
     try:
         if sys.platform == "win32":
             import msvcrt  # noqa: PLC0415 - of one system each
@@ -126,6 +163,11 @@ def _locked(descriptor: int) -> bool:
 
 def _draft(folder: Path, data: bytes) -> Path:
     path = folder / f"{DRAFT[0]}{secrets.token_hex(8)}{DRAFT[1]}"
+    _write_new(path, data)
+    return path
+
+
+def _write_new(path: Path, data: bytes) -> None:
     descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, _OWNER_ONLY)
     try:
         with os.fdopen(descriptor, "wb") as file:
@@ -135,4 +177,3 @@ def _draft(folder: Path, data: bytes) -> Path:
     except BaseException:
         path.unlink(missing_ok=True)
         raise
-    return path

@@ -8,7 +8,8 @@
 A kill before 3 loses nothing: the pause ends by itself. A kill after 3 and before 4, which is one commit wide, leaves
 two owners, but not silently: status and history name the file, nothing is refreshed here until the access token ends,
 and until then ``kimiflow logout`` finishes the move. The other order would lose the only copy of the token. The claim
-is kept through the pause, so that not even a forced refresh comes between 2 and 4.
+is kept through the pause, so that not even a forced refresh comes between 2 and 4, and one that is asked for after a
+kill there is refused until the pause is over (:class:`~kimiflow.tokens.TokenSource`).
 """
 
 from __future__ import annotations
@@ -34,7 +35,7 @@ if TYPE_CHECKING:
     from kimiflow.secret import Secret
     from kimiflow.stores.base import Claim
 
-__all__ = ["HANDING_OVER", "Handover", "Place", "grant_of"]
+__all__ = ["HANDING_OVER", "Handover", "Place", "cut_short", "grant_of"]
 
 HANDING_OVER: Final = "handing_over"
 """The error of a grant that is about to leave, and that of one whose leaving was cut short."""
@@ -91,7 +92,7 @@ class Handover:
             if grant is None:
                 raise no_grant(snapshot)
             if grant.error == HANDING_OVER:
-                raise _cut_short(name, grant, engine.clock.now())
+                raise cut_short(name, grant, engine.clock.now())
             # A row that is being refreshed is left to its worker, and one whose refresh is in doubt to the next.
             if grant.state is State.GRANTED:
                 now = engine.clock.now()
@@ -124,6 +125,12 @@ class Handover:
         paused = self._paused(claim)
         intent = Transition(paused.updated_at, State.GRANTED, State.GRANTED, HANDING_OVER, self._destination)
         outcome = await commit(Step(claim, paused, (intent,), keep_lease=True))
+        if outcome is Outcome.GONE:
+            raise RequestFailed(
+                f"{self._name} was signed out, or in anew, just now; nothing was handed over",
+                hint=f"See how it is with: kimiflow status {self._name}",
+                account=self._name,
+            )
         if outcome is not Outcome.COMMITTED:
             return outcome
         try:
@@ -180,7 +187,8 @@ def _token_of(account: Account, opened: Authorization[Secret]) -> Token:
     )
 
 
-def _cut_short(name: str, grant: Authorization[Sealed], now: float) -> RequestFailed:
+def cut_short(name: str, grant: Authorization[Sealed], now: float) -> RequestFailed:
+    """Why nobody may touch a grant that is leaving, or whose leaving was cut short, and what to do."""
     left = max(0.0, (grant.next_attempt_at or now) - now)
     return RequestFailed(
         f"{name} was about to be handed over before, {grant.error_description}",

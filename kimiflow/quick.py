@@ -33,6 +33,7 @@ _UNDERSTOOD: Final = {
     "KIMIFLOW_OAUTH_HOST": _HOST,
     "KIMI_CODE_OAUTH_HOST": _HOST,
     "KIMI_OAUTH_HOST": _HOST,
+    "KIMIFLOW_API_BASE": _HOST + r"([a-z0-9._~-]+/?)*",
 }
 """Settings that are either obeyed here or do not matter here, with values that are surely allowed; whatever else there
 is, is left to the long way to check."""

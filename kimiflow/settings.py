@@ -117,6 +117,7 @@ class Settings(BaseSettings):
     """Empty: ``kimiflow.db`` in the home."""
     provider: str = "kimi"
     oauth_host: Url | None = None
+    api_base: Url | None = None
     poll_interval_floor: float = Field(default=5.0, ge=0.05, le=3_600, allow_inf_nan=False)
     authorization_timeout: float = Field(default=900.0, ge=1, le=86_400, allow_inf_nan=False)
     refresh_lead: float = Field(default=300.0, ge=0, le=86_400, allow_inf_nan=False)
@@ -149,10 +150,12 @@ class Settings(BaseSettings):
         return (self.key_file or self.home / "key").expanduser()
 
     def all_providers(self) -> dict[str, Provider]:
-        """The built-in providers, moved to ``oauth_host`` where that is set, and the configured ones."""
+        """The built-in providers, moved to ``oauth_host`` and ``api_base`` where those are set, and the configured ones."""
         found = dict(BUILT_IN)
         if self.oauth_host is not None:
             found = {name: on_host(provider, self.oauth_host) for name, provider in found.items()}
+        if self.api_base is not None:
+            found = {name: replace(each, api_base=self.api_base.rstrip("/")) for name, each in found.items()}
         for name, p in self.providers.items():
             base = None if p.api_base is None else p.api_base.rstrip("/")
             found[name] = replace(Provider(name=name, **p.model_dump()), api_base=base)

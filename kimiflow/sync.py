@@ -24,7 +24,9 @@ if TYPE_CHECKING:
     from types import TracebackType
     from typing import Any, Self, TypeVar
 
+    from kimiflow.accounts import Accounts as AsynchronousAccounts
     from kimiflow.auth import KimiAuth
+    from kimiflow.authflow import Run
     from kimiflow.model import AccountTransition, Transition
     from kimiflow.pool import KimiPool
     from kimiflow.profile import Profile
@@ -38,6 +40,30 @@ if TYPE_CHECKING:
 __all__ = ["KimiFlow"]
 
 _LOOK_AT_STOP_EVERY = 0.1
+
+
+class Accounts:
+    """The methods of :class:`kimiflow.accounts.Accounts`, waited for."""
+
+    def __init__(self, run: Run, accounts: AsynchronousAccounts) -> None:
+        self._run = run
+        self._accounts = accounts
+
+    def disable(self, names: Iterable[str]) -> None:
+        """See :meth:`kimiflow.accounts.Accounts.disable`."""
+        self._run(lambda: self._accounts.disable(names))
+
+    def enable(self, names: Iterable[str]) -> None:
+        """See :meth:`kimiflow.accounts.Accounts.enable`."""
+        self._run(lambda: self._accounts.enable(names))
+
+    def label(self, names: Iterable[str], text: str | None) -> None:
+        """See :meth:`kimiflow.accounts.Accounts.label`."""
+        self._run(lambda: self._accounts.label(names, text))
+
+    def rename(self, old: str, new: str) -> None:
+        """See :meth:`kimiflow.accounts.Accounts.rename`."""
+        self._run(lambda: self._accounts.rename(old, new))
 
 
 class KimiFlow:
@@ -136,6 +162,11 @@ class KimiFlow:
     def api_base(self, name: str) -> str:
         """See :meth:`kimiflow.flow.KimiFlow.api_base`."""
         return self._flow.api_base(name)
+
+    @property
+    def accounts(self) -> Accounts:
+        """Renames and labels accounts, and says which are not to be handed out by pools."""
+        return Accounts(self._run, self._flow.accounts)
 
     # Looking, and leaving
 

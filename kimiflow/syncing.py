@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
-from kimiflow.errors import KimiFlowError, StoreUnavailable, UsageError
+from kimiflow.errors import KimiFlowError, StoreError, UsageError
 from kimiflow.formats import find_format
 from kimiflow.formats.base import Grant
 from kimiflow.formats.folder import KeptFolder, Wanted
@@ -107,22 +107,30 @@ class Syncing:
         try:
             while not stop.is_set():
                 moved, started = self._engine.moved, clock.monotonic()
-                clean = await self._look()
+                clean = await self._look_in_any_case()
                 took = clock.monotonic() - started
                 await _either(stopping, asyncio.sleep(max(_AT_LEAST, 10 * took)), None)
                 await _either(stopping, moved.wait(), _AT_MOST if clean else _AGAIN)
-            await self._look()
+            await self._look_in_any_case()
         finally:
             stopping.cancel()
             for folder in self._folders:
                 folder.let_go()
+
+    async def _look_in_any_case(self) -> bool:
+        try:
+            return await self._look()
+        except Exception:
+            # A worker lives for months, and would follow nothing for the rest of them.
+            self._engine.log.exception("sync_failed")
+            return False
 
     async def _look(self) -> bool:
         """One look at the store, and what follows from it. Returns whether everything could be done."""
         log = self._engine.log
         try:
             snapshots = await self._engine.store.snapshots()
-        except StoreUnavailable as error:
+        except StoreError as error:
             log.warning("sync_delayed", reason=error.message)
             return False
         names = stems(each.account for each in snapshots)

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 from kimiflow.advance import INTERRUPTED
 from kimiflow.errors import RequestFailed, ServerUnreachable, StillPending
+from kimiflow.handover import HANDING_OVER, cut_short
 from kimiflow.model import State
 from kimiflow.outcome import failed_attempt, no_grant
 from kimiflow.status import Token
@@ -86,6 +87,9 @@ class TokenSource:
     ) -> Token:
         engine, name = self._engine, snapshot.account.name
         now = engine.clock.now()
+        if grant.error == HANDING_OVER and (grant.next_attempt_at or now) > now:
+            # Its refresh token may be another tool's by now, and to use it here would end the sign-in for both.
+            raise cut_short(name, grant, now)
         if grant.not_before is not None and grant.not_before > now:
             raise RequestFailed(
                 f"the server asked for no refresh of {name} for another {grant.not_before - now:.0f} s",

@@ -13,6 +13,7 @@ from typing import Annotated
 import typer
 
 from kimiflow.cli.arguments import Json, Name, NewNames, Patterns, SomePatterns
+from kimiflow.cli.completing import states
 from kimiflow.cli.selection import Sort
 from kimiflow.cli.teaching import add
 
@@ -135,7 +136,7 @@ def run(
         typer.Option(
             metavar="FORMAT:DIR",
             help="Keep a folder of another tool in step: a file with an access token for each account, "
-            "never a refresh token. Repeatable.",
+            "never a refresh token. FORMAT is cliproxyapi, kimi-cli, kimi-code, env or json. Repeatable.",
             show_default=False,
         ),
     ] = None,
@@ -167,6 +168,7 @@ def status(
             metavar="STATE",
             help="Only those in this state, or in these: granted,pending,signed_out…",
             show_default=False,
+            autocompletion=states,
         ),
     ] = None,
     label: Annotated[

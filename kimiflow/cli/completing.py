@@ -1,6 +1,7 @@
-"""Names of accounts, for a shell that completes them: at once or not at all, and without a word.
+"""What a shell completes beside commands and options: at once or not at all, and without a word.
 
-They are read straight from the database. It is not opened as a command would: nothing is made, migrated or changed.
+Names of accounts are read straight from the database. It is not opened as a command would: nothing is made, migrated
+or changed.
 """
 
 from __future__ import annotations
@@ -10,7 +11,7 @@ from pathlib import Path
 
 import typer  # noqa: TC002 - Typer reads the annotations at run time
 
-__all__ = ["account_names"]
+__all__ = ["account_names", "format_names", "states"]
 
 _PATIENCE = 1.0
 _MOST = 500
@@ -23,6 +24,21 @@ def account_names(ctx: typer.Context, incomplete: str) -> list[str]:
         return [name for name in _names(incomplete) if name not in given]
     except Exception:  # noqa: BLE001 - whatever it is, a shell that is half-way through a line is no place to say it
         return []
+
+
+def format_names(incomplete: str) -> list[str]:
+    """The formats of ``kimiflow export`` that begin with ``incomplete``."""
+    from kimiflow.formats import all_formats
+
+    return [name for name in all_formats() if name.startswith(incomplete)]
+
+
+def states(incomplete: str) -> list[str]:
+    """The states of ``kimiflow status --state``; of a list the last one is completed."""
+    from kimiflow.cli.selection import STATES
+
+    before, comma, last = incomplete.rpartition(",")
+    return [f"{before}{comma}{name}" for name in STATES if name.startswith(last)]
 
 
 def _names(prefix: str) -> list[str]:

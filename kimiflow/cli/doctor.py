@@ -24,7 +24,7 @@ def doctor(*, as_json: bool) -> int:
     try:
         settings = settled_settings(log_level="error")
     except InvalidSetting as error:
-        findings = [Finding("settings", ok=False, what=error.message, todo=error.hint)]
+        findings = [Finding.of("settings", error, "Correct it, or take it away.")]
     else:
         findings = asyncio.run(examine(settings))
     if as_json:

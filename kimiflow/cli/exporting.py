@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 import sys
 from dataclasses import dataclass
@@ -11,9 +12,9 @@ from typing import TYPE_CHECKING
 from kimiflow.cli import failures
 from kimiflow.cli.names import expanded, is_pattern
 from kimiflow.cli.running import run
-from kimiflow.cli.talk import is_terminal, result, say
+from kimiflow.cli.talk import is_terminal, result, say, shown
 from kimiflow.errors import KimiFlowError, UsageError
-from kimiflow.files import make_private_folder, remove_file, write_file
+from kimiflow.files import alone_in, make_private_folder, remove_file, write_file
 from kimiflow.formats import find_format
 from kimiflow.formats.base import Unusable
 
@@ -70,6 +71,11 @@ async def _reported(flow: KimiFlow, name: str, place: _Stdout | _Files, *, hand_
             await flow.moving.hand_over(name, place, destination=place.destination)
         else:
             place.write(await flow.moving.grant(token))
+    except asyncio.CancelledError:
+        if hand_over:
+            # What had begun was carried through, one way or the other.
+            say(f"Stopped. Whether {name} was handed over is told by: kimiflow history {name}")
+        raise
     except KimiFlowError as error:
         return failures.report(error)
     except (OSError, Unusable) as error:
@@ -112,7 +118,7 @@ class _Files:
         self._file = file
         self._folder = folder
         self._written: bytes | None = None
-        self.destination = str(file)
+        self.destination = shown(file)
 
     @classmethod
     def at(cls, output: str, form: Format, name: str, *, several: bool) -> Self:
@@ -137,8 +143,13 @@ class _Files:
             )
 
     def write(self, grant: Grant) -> None:
-        self.check()
         make_private_folder(self._file.parent)
+        # A worker may keep this folder in step: what it has just looked at must not change before it writes.
+        with alone_in(self._file.parent):
+            self.check()
+            self._write(grant)
+
+    def _write(self, grant: Grant) -> None:
         if self._folder is not None:
             for name, data in self._form.beside(grant).items():
                 write_file(self._folder / name, data)

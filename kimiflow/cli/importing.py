@@ -9,16 +9,19 @@ import time
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
+from urllib.parse import urlsplit
 
 from kimiflow.cli import words
 from kimiflow.cli.failures import FAILURE, INTERRUPTED, SIGN_IN_NEEDED
 from kimiflow.cli.running import run, settled_settings
-from kimiflow.cli.talk import paint, result, result_json, say
+from kimiflow.cli.talk import paint, result, result_json, say, shown
 from kimiflow.errors import KimiFlowError, SignInNeeded, UsageError
 from kimiflow.files import write_beside, write_file
 from kimiflow.formats.base import Unusable
 from kimiflow.formats.looking import Verdict, look_into, usual_places
 from kimiflow.moving import Residents
+from kimiflow.provider import find_provider
+from kimiflow.transports import checked_proxy
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -87,6 +90,8 @@ def import_(wish: Wish) -> int:
     founds = [found for found in look_into(places) if found.verdict is not Verdict.STRANGER]
     if not founds:
         raise KimiFlowError(f"there are no credentials of Kimi in {', '.join(map(str, places))}")
+    if wish.proxy is not None:
+        checked_proxy("--proxy", wish.proxy, may_hold_password=False)
     if wish.name is not None and sum(found.credential is not None for found in founds) > 1:
         raise UsageError("--name is for one account, and there are several", hint="Name the one file.")
 
@@ -108,7 +113,7 @@ def _told(fates: Sequence[Fate], wish: Wish) -> int:
         result_json([fate.as_json() for fate in fates])
     else:
         for fate in fates:
-            line = f"{fate.found.path}: {fate.line}"
+            line = f"{shown(fate.found.path)}: {fate.line}"
             if fate.code:
                 say(f"{paint('error:', 'red', sys.stderr)} {line}")
             else:
@@ -159,7 +164,7 @@ class _Plan:
             token = found.credential.refresh_token.reveal()
             if token in first:
                 there = first[token]
-                line = f"the same grant as in {there.found.path}; skipped"
+                line = f"the same grant as in {shown(there.found.path)}; skipped"
                 fates.append(Fate(found, "duplicate", line, there.account, there.code))
                 continue
             fate = self._one(found, found.credential, taken)
@@ -171,8 +176,10 @@ class _Plan:
     def _one(self, found: Found, credential: Credential, taken: set[str]) -> Fate:
         holder = self._residents.holder(credential.refresh_token)
         if holder is not None:
-            return Fate(found, "known", f"{holder} has it already", holder)
+            return Fate(found, "known", f"{holder} has it already{self._other_name(holder)}", holder)
         provider = self.provider_of(credential)
+        if (problem := self._problem(credential, provider)) is not None:
+            return Fate(found, "failed", problem, None, FAILURE)
         if self._wish.name is None:
             name = self._residents.free_name(credential, provider, taken)
         else:
@@ -180,6 +187,27 @@ class _Plan:
             if (reason := self._residents.fits(name, credential, provider)) is not None:
                 return Fate(found, "failed", f"{reason}; choose another name with --name", None, FAILURE)
         return Fate(found, "planned", f"would be taken in as {name}", name)
+
+    def _other_name(self, holder: str) -> str:
+        if self._wish.name in {None, holder}:
+            return ""
+        return f" (to call it {self._wish.name}: kimiflow rename {holder} {self._wish.name})"
+
+    def _problem(self, credential: Credential, provider: str) -> str | None:
+        """Why no account can be made with this provider and proxy; ``None`` where one can."""
+        try:
+            find_provider(self._settings.all_providers(), provider)
+            if self._wish.proxy is None and credential.proxy is not None:
+                # Whether it could be used if it were not for a password is the first question.
+                checked_proxy("its proxy", credential.proxy, may_hold_password=True)
+                if urlsplit(credential.proxy).password is not None:
+                    return (
+                        "its proxy carries a password, which kimiflow does not store; put that URL into an environment "
+                        "variable, say WORK_PROXY, and import this file with --proxy env:WORK_PROXY"
+                    )
+        except UsageError as error:
+            return error.message
+        return None
 
     def provider_of(self, credential: Credential) -> str:
         """The provider that was asked for, or the one in the file, or the usual one."""
@@ -226,7 +254,7 @@ class _Import:
                 credential,
                 provider=plan.provider_of(credential),
                 proxy=self._wish.proxy or credential.proxy,
-                origin=f"{form}: {fate.found.path}",
+                origin=f"{form}: {shown(fate.found.path)}",
             )
         except KimiFlowError as error:
             return replace(fate, outcome="failed", line=error.message, account=None, code=FAILURE)
@@ -242,14 +270,21 @@ class _Import:
                 token = await self._flow.refresh(fate.account, seen=credential.access_token.reveal())
         except SignInNeeded as error:
             # The account stays: its name and its device id are what the next sign-in needs, and its history says why.
+            # A server of another region knows none of its tokens either, and says so in the same words.
+            asked = {status.account: status.provider for status in await self._flow.status()}.get(fate.account)
             line = f"its tokens are dead: {error.message}; sign in with: kimiflow login {fate.account}"
+            if asked is not None:
+                line += (
+                    f"; or, where it belongs to another provider than {asked}: "
+                    f"kimiflow logout --forget {fate.account}, and import it with --provider"
+                )
             return replace(fate, outcome="dead", line=line, code=SIGN_IN_NEEDED)
         except KimiFlowError as error:
             line = f"taken in as {fate.account}, but not verified: {error.message}; it is tried again by: kimiflow run"
             return replace(fate, outcome="not_verified", line=line, code=FAILURE)
         left = words.duration(token.expires_at - time.time())
         if fate.outcome == "known":
-            return replace(fate, line=f"{fate.account} has it already; token good for {left}")
+            return replace(fate, line=f"{fate.line}; token good for {left}")
         remark = "; it is disabled there" if credential.disabled else ""
         return replace(fate, outcome="imported", line=f"taken in as {fate.account}; token good for {left}{remark}")
 
@@ -267,7 +302,10 @@ class _Import:
         except Unusable as error:
             return replace(fate, line=f"{fate.line}; but it was left as it is: {error}", code=FAILURE)
         return replace(
-            fate, line=f"{fate.line}; refresh token blanked, backup {backup.name}", backup=backup, taken_over=True
+            fate,
+            line=f"{fate.line}; refresh token blanked, backup {shown(backup.name)}",
+            backup=backup,
+            taken_over=True,
         )
 
 

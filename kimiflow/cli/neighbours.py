@@ -14,6 +14,7 @@ from typing import Annotated
 import typer
 
 from kimiflow.cli.arguments import Json, Name, Patterns
+from kimiflow.cli.completing import format_names
 from kimiflow.cli.teaching import add
 from kimiflow.model import valid_account_name
 
@@ -97,7 +98,13 @@ def import_(
 def export(
     names: Patterns,
     form: Annotated[
-        str, typer.Option("--format", metavar="F", help="cliproxyapi, kimi-cli, kimi-code, env or json.")
+        str,
+        typer.Option(
+            "--format",
+            metavar="F",
+            help="cliproxyapi, kimi-cli, kimi-code, env or json.",
+            autocompletion=format_names,
+        ),
     ] = "json",
     output: Annotated[
         str | None,

@@ -28,7 +28,7 @@ HEADINGS = ("ACCOUNT", "USER", "LEVEL", "REGION", "QUOTA")
 _AT_ONCE = 16
 
 
-async def show_profiles(flow: KimiFlow, found: Sequence[Status], *, as_json: bool) -> int:
+async def show_profiles(flow: KimiFlow, found: Sequence[Status], *, as_json: bool, long: bool = False) -> int:
     """Asks for the profiles of all that hold tokens, at once, and shows them; returns the exit code."""
     slots = asyncio.Semaphore(_AT_ONCE)
 
@@ -43,7 +43,7 @@ async def show_profiles(flow: KimiFlow, found: Sequence[Status], *, as_json: boo
     profiles = dict(zip(names, await asyncio.gather(*map(one, names)), strict=True))
     people = duplicates(profile for profile in profiles.values() if isinstance(profile, Profile))
     if as_json:
-        result_json([_json(status, profiles.get(status.account), people) for status in found])
+        result_json([_json(status, profiles.get(status.account), people, long=long) for status in found])
     elif profiles:
         _show([row_of(name, profile, time.time()) for name, profile in profiles.items()])
     for user_id, accounts in people.items():
@@ -71,8 +71,10 @@ def _quota(window: QuotaWindow, now: float) -> str:
     return f"{name}: {text}" if name else text
 
 
-def _json(status: Status, profile: Profile | KimiFlowError | None, people: dict[str, list[str]]) -> dict[str, Any]:
-    values = status.as_json()
+def _json(
+    status: Status, profile: Profile | KimiFlowError | None, people: dict[str, list[str]], *, long: bool
+) -> dict[str, Any]:
+    values = status.as_json(long=long)
     values["profile"] = profile.as_json() if isinstance(profile, Profile) else None
     values["profile_error"] = profile.message if isinstance(profile, KimiFlowError) else None
     same = people.get(profile.user_id or "", []) if isinstance(profile, Profile) else []

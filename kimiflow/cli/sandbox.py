@@ -18,7 +18,9 @@ def list_faults() -> int:
     """Prints what ``--fault`` takes; returns the exit code."""
     from kimiflow.sandbox import describe_faults
 
-    result("KIND[/VALUE][:ENDPOINT][=PROBABILITY or =xCOUNT]; ENDPOINT: device, poll, refresh, token or any. KIND:")
+    result(
+        "KIND[/VALUE][:ENDPOINT][=PROBABILITY or =xCOUNT]; ENDPOINT: device, poll, refresh, token, api or any. KIND:"
+    )
     result(describe_faults())
     return 0
 
@@ -33,6 +35,7 @@ def serve(
     token_lifetime: float,
 ) -> int:
     """Runs the command until Ctrl-C or SIGTERM; returns the exit code."""
+    from kimiflow.sandbox import API_BASE
     from kimiflow.sandbox.server import Sandbox
     from kimiflow.sandbox.server import serve as run
     from kimiflow.sandbox.settings import parse_policy
@@ -55,7 +58,8 @@ def serve(
         listening = True
         result(url)
         # With a home of its own: of a real refresh token this server says that it is worthless, and that ends a grant.
-        result(f'export KIMIFLOW_OAUTH_HOST={url} KIMIFLOW_HOME="$(mktemp -d)"')
+        servers = f"KIMIFLOW_OAUTH_HOST={url} KIMIFLOW_API_BASE={url}{API_BASE}"
+        result(f'export {servers} KIMIFLOW_HOME="$(mktemp -d)"')
         say("Type that line in another terminal, then for example: kimiflow login work")
         say(f"Approve or deny in a browser, at {url}. Ctrl-C stops the server.")
 

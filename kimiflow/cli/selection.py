@@ -17,9 +17,11 @@ if TYPE_CHECKING:
 
     from kimiflow.status import Status
 
-__all__ = ["Selection", "Sort", "parse_states"]
+__all__ = ["STATES", "Selection", "Sort", "parse_states"]
 
-_STATES = {state_word(state).replace(" ", "_"): state for state in (*State, None)}
+STATES = {state_word(state).replace(" ", "_"): state for state in (*State, None)}
+"""The states as they are typed."""
+
 _LIFE = [*State, None]
 
 
@@ -77,6 +79,6 @@ def parse_states(text: str | None) -> frozenset[State | None]:
     """
     words = [word.strip().lower().replace("-", "_") for word in (text or "").split(",") if word.strip()]
     for word in words:
-        if word not in _STATES:
-            raise UsageError(f"{word!r} is not a state", hint=f"There are: {', '.join(_STATES)}")
-    return frozenset(_STATES[word] for word in words)
+        if word not in STATES:
+            raise UsageError(f"{word!r} is not a state", hint=f"There are: {', '.join(STATES)}")
+    return frozenset(STATES[word] for word in words)

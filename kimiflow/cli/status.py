@@ -76,7 +76,7 @@ def status(
 async def _once(flow: KimiFlow, wish: _Wish, *, profile: bool) -> int:
     found = await wish.found(flow)
     if wish.as_json and profile:
-        return await show_profiles(flow, found, as_json=True)
+        return await show_profiles(flow, found, as_json=True, long=wish.long)
     if wish.as_json:
         result_json(wish.json(found))
         return 0

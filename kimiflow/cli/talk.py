@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from typing import TextIO
 
-__all__ = ["is_terminal", "paint", "result", "result_json", "say"]
+__all__ = ["is_terminal", "paint", "result", "result_json", "say", "shown"]
 
 _CODES = {"bold": "1", "dim": "2", "red": "31", "green": "32", "yellow": "33", "cyan": "36"}
 
@@ -25,7 +25,12 @@ def result(line: str) -> None:
 
 def result_json(value: Any) -> None:  # noqa: ANN401 - whatever json takes
     """One JSON value, on one line."""
-    result(json.dumps(value, ensure_ascii=False))
+    text = json.dumps(value, ensure_ascii=False)
+    try:
+        text.encode()
+    except UnicodeEncodeError:  # the name of a file that is not UTF-8
+        text = json.dumps(value)
+    result(text)
 
 
 def say(line: str) -> None:
@@ -48,3 +53,8 @@ def paint(text: str, style: str, stream: TextIO | None) -> str:
     if os.environ.get("NO_COLOR") or not is_terminal(stream):
         return text
     return f"\x1b[{_CODES[style]}m{text}\x1b[0m"
+
+
+def shown(path: object) -> str:
+    """The name of a file, which may be any bytes, as a line can hold it: without what moves a cursor, or is no text."""
+    return "".join(character if character.isprintable() else "?" for character in str(path))

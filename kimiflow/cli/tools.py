@@ -12,7 +12,7 @@ from typing import Annotated
 
 import typer
 
-from kimiflow.cli.teaching import add
+from kimiflow.cli.teaching import add, examples
 
 __all__ = ["register"]
 
@@ -27,7 +27,12 @@ class Format(Enum):
 def register(app: typer.Typer) -> None:
     """Adds the commands to ``app``."""
     add(app, machine, "kimiflow machine", "kimiflow machine --format dot | dot -Tsvg > machine.svg")
-    db = typer.Typer(help="Look after the schema of the database.", rich_markup_mode="rich", no_args_is_help=True)
+    db = typer.Typer(
+        help="Look after the schema of the database.",
+        rich_markup_mode="rich",
+        no_args_is_help=True,
+        epilog=examples("kimiflow db check", "kimiflow db upgrade"),
+    )
     add(db, db_upgrade, "kimiflow db upgrade", name="upgrade")
     add(db, db_current, "kimiflow db current", name="current")
     add(db, db_check, "kimiflow db check", name="check")

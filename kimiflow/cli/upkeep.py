@@ -13,7 +13,7 @@ from typing import Annotated
 import typer
 
 from kimiflow.cli.arguments import Json, Name, Pattern, Patterns
-from kimiflow.cli.teaching import add
+from kimiflow.cli.teaching import add, examples
 from kimiflow.model import valid_account_name
 
 __all__ = ["register"]
@@ -32,7 +32,10 @@ def register(app: typer.Typer) -> None:
         "kimiflow label work                    takes its label away",
     )
     key = typer.Typer(
-        help="Look after the key that the secrets are sealed with.", rich_markup_mode="rich", no_args_is_help=True
+        help="Look after the key that the secrets are sealed with.",
+        rich_markup_mode="rich",
+        no_args_is_help=True,
+        epilog=examples("kimiflow key check", "kimiflow key rotate", "kimiflow key new"),
     )
     add(key, key_check, "kimiflow key check", "kimiflow key check --json", name="check")
     add(

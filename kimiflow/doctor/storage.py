@@ -12,7 +12,7 @@ from kimiflow.boottime import MARK, this_boot
 from kimiflow.chores import STALE_AFTER
 from kimiflow.clock import SystemClock
 from kimiflow.doctor.findings import Finding
-from kimiflow.errors import InvalidSetting, KimiFlowError
+from kimiflow.errors import InvalidSetting, KimiFlowError, StoreUnavailable
 from kimiflow.keyloss import Keys
 from kimiflow.keys import present_keys
 from kimiflow.stores.location import sqlite_path
@@ -32,6 +32,7 @@ _OFF: Final = 5.0
 """Seconds between two clocks that are worth a word."""
 
 _OVERDUE: Final = 120.0
+_SEE_TO_IT: Final = "See to the database, and that KIMIFLOW_DATABASE_URL names the right one."
 _SQL: Final = frozenset({"sqlite", "postgresql", "postgres"})
 
 
@@ -40,7 +41,7 @@ async def examine_storage(settings: Settings) -> tuple[list[Finding], list[Accou
     try:
         findings, usable = await _schema(settings.store_url)
     except KimiFlowError as error:
-        return [_failed("database", error), *_key_alone(settings)], []
+        return [_no_database(error), *_key_alone(settings)], []
     if not usable:
         return [*findings, *_key_alone(settings)], []
     store = open_store(settings.store_url)
@@ -53,7 +54,7 @@ async def examine_storage(settings: Settings) -> tuple[list[Finding], list[Accou
         finally:
             await store.close()
     except KimiFlowError as error:
-        return [*findings, _failed("database", error)], []
+        return [*findings, _no_database(error)], []
     return findings, [snapshot.account for snapshot in snapshots]
 
 
@@ -83,12 +84,17 @@ async def _schema(url: str) -> tuple[list[Finding], bool]:
     return [reached, Finding("schema", ok=True, what=f"{report.revision}, up to date")], True
 
 
+def _no_database(error: KimiFlowError) -> Finding:
+    enough = error.hint and not isinstance(error, StoreUnavailable)
+    return Finding.of("database", error, "" if enough else _SEE_TO_IT)
+
+
 def _key_alone(settings: Settings) -> list[Finding]:
     """The key, where nothing can be said about what it opens."""
     try:
         origin, ring = present_keys(settings)
     except InvalidSetting as error:
-        return [_failed("key", error)]
+        return [Finding.of("key", error, "Put the right key there, from a backup.")]
     if ring is None:
         return [Finding("key", ok=True, what=f"{origin} is not there yet; it is made when it is first needed")]
     return [Finding("key", ok=True, what=f"{ring.key_ids[0]}, from {origin}")]
@@ -98,7 +104,7 @@ async def _key(settings: Settings, store: Store) -> Finding:
     try:
         report = await Keys(settings, store, StoreClock(SystemClock(), store)).check()
     except InvalidSetting as error:
-        return _failed("key", error)
+        return Finding.of("key", error, "Put the right key there, from a backup.")
     if report.unopened:
         count = len(report.unopened)
         what = f"it does not open the secrets of {count} {'account' if count == 1 else 'accounts'}: "
@@ -165,7 +171,3 @@ async def _workers(store: Store, snapshots: Sequence[Snapshot], now: float) -> F
             todo="See why they died. What they held is taken over; they are forgotten after a day.",
         )
     return Finding("workers", ok=True, what=f"{alive} at work" if alive else "none at work, and nothing is overdue")
-
-
-def _failed(check: str, error: KimiFlowError) -> Finding:
-    return Finding(check, ok=False, what=error.message, todo=error.hint)

@@ -29,6 +29,7 @@ __all__ = [
     "Revoked",
     "Unusable",
     "account_name",
+    "as_json",
     "json_object",
     "number",
     "text",
@@ -141,7 +142,7 @@ class Format(ABC):
 
         :raises Unusable: where it cannot be read.
         """
-        return json.dumps({**self.fields(data), "refresh_token": ""}, ensure_ascii=False).encode()
+        return as_json({**self.fields(data), "refresh_token": ""})
 
     def refresh_token_in(self, data: bytes) -> str:
         """The refresh token in a file of this format, empty where there is none.
@@ -177,6 +178,14 @@ def json_object(data: bytes) -> dict[str, Any]:
     if not isinstance(found, dict):
         raise Unusable("it is JSON, but not an object")
     return found
+
+
+def as_json(content: Mapping[str, Any], *, indent: int | None = None, sort_keys: bool = False) -> bytes:
+    """``content`` as JSON in UTF-8, readable; what UTF-8 has no bytes for (half of a surrogate pair) stays escaped."""
+    try:
+        return json.dumps(content, ensure_ascii=False, indent=indent, sort_keys=sort_keys).encode()
+    except UnicodeEncodeError:
+        return json.dumps(content, indent=indent, sort_keys=sort_keys).encode()
 
 
 def text(content: Mapping[str, Any], key: str) -> str | None:

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import json
 import re
 from datetime import UTC, datetime
 from pathlib import PurePosixPath
 from typing import TYPE_CHECKING, Any
 
-from kimiflow.formats.base import Credential, Format, Grant, Unusable, account_name, text, token
+from kimiflow.formats.base import Credential, Format, Grant, Unusable, account_name, as_json, text, token
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -84,7 +83,7 @@ class CliProxyApi(Format):
 
 
 def _written(content: Mapping[str, Any]) -> bytes:
-    return json.dumps(content, ensure_ascii=False, indent=2, sort_keys=True).encode() + b"\n"
+    return as_json(content, indent=2, sort_keys=True) + b"\n"
 
 
 def _without_kimi(stem: str) -> str:

@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import json
 import os
-import sys
 import time
 from contextlib import suppress
 from dataclasses import dataclass, field
@@ -21,7 +20,7 @@ from pathlib import PurePosixPath
 from typing import TYPE_CHECKING, Final
 
 from kimiflow.errors import KimiFlowError, UsageError
-from kimiflow.files import DRAFT, make_private_folder, remove_file, write_file
+from kimiflow.files import DRAFT, alone_in, make_private_folder, remove_file, try_lock, write_file
 from kimiflow.formats.base import Unusable
 
 if TYPE_CHECKING:
@@ -86,7 +85,7 @@ class KeptFolder:
             lock = os.open(self.path / _LOCK, os.O_CREAT | os.O_RDWR, 0o600)
         except OSError as error:
             raise UsageError(f"the folder {self.path} cannot be kept in sync: {error.strerror}") from None
-        if not _locked(lock):
+        if not try_lock(lock):
             os.close(lock)
             return False
         try:
@@ -163,19 +162,21 @@ class KeptFolder:
 
     def _bring(self, wanted: Wanted, file: PurePosixPath, report: Report) -> None:
         path = self.path / file
-        before = _read(path)
-        if before is not None:
-            if self._holds_refresh_token(before):
-                raise Unusable("somebody signed in there, so it is left alone")
-            if wanted.access_token().encode() in before:
-                return
-        grant = wanted.grant()
-        root = self.path / wanted.stem if self.form.one_credential else self.path
         make_private_folder(path.parent)
-        for name, data in self.form.beside(grant).items():
-            if _read(root / name) != data:
-                write_file(root / name, data)
-        write_file(path, self.form.render(grant, before))
+        # Between the look at what is there and its replacement, a grant might be handed over to this very file.
+        with alone_in(path.parent):
+            before = _read(path)
+            if before is not None:
+                if self._holds_refresh_token(before):
+                    raise Unusable("somebody signed in there, so it is left alone")
+                if wanted.access_token().encode() in before:
+                    return
+            grant = wanted.grant()
+            root = self.path / wanted.stem if self.form.one_credential else self.path
+            for name, data in self.form.beside(grant).items():
+                if _read(root / name) != data:
+                    write_file(root / name, data)
+            write_file(path, self.form.render(grant, before))
         report.written += 1
 
     def _remove(self, gone: set[PurePosixPath], report: Report) -> None:
@@ -183,14 +184,17 @@ class KeptFolder:
         left: set[str] = set()
         for file in sorted(gone, key=lambda each: -len(each.parts)):
             path = self.path / file
-            data = _read(path)
-            if data is None or file.parts[0] in left:
+            if not path.parent.is_dir() or file.parts[0] in left:
                 continue
-            if file.name not in {each.name for each in self.form.files_beside} and self._holds_refresh_token(data):
-                left.add(file.parts[0])
-                report.problems.append((str(path), "somebody signed in there, so it is left alone"))
-                continue
-            remove_file(path)
+            with alone_in(path.parent):
+                data = _read(path)
+                if data is None:
+                    continue
+                if file.name not in {each.name for each in self.form.files_beside} and self._holds_refresh_token(data):
+                    left.add(file.parts[0])
+                    report.problems.append((str(path), "somebody signed in there, so it is left alone"))
+                    continue
+                remove_file(path)
             report.removed += 1
             for folder in list(path.relative_to(self.path).parents)[:-1]:
                 with suppress(OSError):  # what else lies in it is not ours
@@ -236,19 +240,3 @@ def _read(path: Path) -> bytes | None:
         return path.read_bytes()
     except (FileNotFoundError, NotADirectoryError):
         return None
-
-
-def _locked(descriptor: int) -> bool:
-    """Whether the file was free, and is this process's now, until the descriptor is closed."""
-    try:
-        if sys.platform == "win32":
-            import msvcrt  # noqa: PLC0415 - there is one on Windows only
-
-            msvcrt.locking(descriptor, msvcrt.LK_NBLCK, 1)
-        else:
-            import fcntl  # noqa: PLC0415 - and one everywhere else
-
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError:
-        return False
-    return True

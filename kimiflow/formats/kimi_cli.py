@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import json
 import uuid
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Any
 
-from kimiflow.formats.base import Credential, Format, Grant, Revoked, account_name, number, text, token
+from kimiflow.formats.base import Credential, Format, Grant, Revoked, account_name, as_json, number, text, token
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -85,7 +84,7 @@ class KimiCli(OneCredential):
             "token_type": grant.token.token_type,
             "expires_in": max(0.0, float(grant.token.expires_at) - grant.at),
         }
-        return json.dumps(content, ensure_ascii=False).encode()
+        return as_json(content)
 
     def beside(self, grant: Grant) -> Mapping[PurePosixPath, bytes]:
         made = as_uuid(grant.token.device_id)

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import json
 from typing import TYPE_CHECKING
 
+from kimiflow.formats.base import as_json
 from kimiflow.formats.kimi_cli import DEVICE_ID, OneCredential, as_uuid
 
 if TYPE_CHECKING:
@@ -34,14 +34,14 @@ class KimiCode(OneCredential):
             "token_type": grant.token.token_type,
             "expires_in": max(0, int(grant.token.expires_at - grant.at)),
         }
-        return json.dumps(content, ensure_ascii=False, indent=2).encode()
+        return as_json(content, indent=2)
 
     def beside(self, grant: Grant) -> Mapping[PurePosixPath, bytes]:
         made = as_uuid(grant.token.device_id)
         return {DEVICE_ID: (grant.token.device_id if made is None else str(made)).encode()}
 
     def blanked(self, data: bytes) -> bytes:
-        return json.dumps({**self.fields(data), "refresh_token": ""}, ensure_ascii=False, indent=2).encode()
+        return as_json({**self.fields(data), "refresh_token": ""}, indent=2)
 
 
 FORMAT = KimiCode()

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import json
 from datetime import datetime
 from pathlib import PurePosixPath
 from typing import TYPE_CHECKING, Any
 
-from kimiflow.formats.base import Credential, Format, Grant, account_name, text, token
+from kimiflow.formats.base import Credential, Format, Grant, account_name, as_json, text, token
 from kimiflow.status import rfc3339
 
 if TYPE_CHECKING:
@@ -56,14 +55,14 @@ class PlainJson(Format):
         }
         if grant.refresh_token is not None:
             content["refresh_token"] = grant.refresh
-        return json.dumps(content, ensure_ascii=False, indent=2).encode() + b"\n"
+        return as_json(content, indent=2) + b"\n"
 
     def file_in(self, stem: str) -> PurePosixPath:
         return PurePosixPath(f"{stem}.json")
 
     def blanked(self, data: bytes) -> bytes:
         content = {**self.fields(data), "refresh_token": ""}
-        return json.dumps(content, ensure_ascii=False, indent=2).encode() + b"\n"
+        return as_json(content, indent=2) + b"\n"
 
 
 def _moment(written: str | None) -> float | None:

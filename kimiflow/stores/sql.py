@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections import defaultdict
 from typing import TYPE_CHECKING, Any
 
-from kimiflow.model import Account, Sealed, Transition
+from kimiflow.model import HOLDS_TOKENS, Account, Sealed, Transition
 from kimiflow.stores import fence
 from kimiflow.stores.amending import Amending
 from kimiflow.stores.backends import BUSY_TIMEOUT, backend_for
@@ -34,7 +34,7 @@ from kimiflow.stores.staff import Staff
 from kimiflow.stores.statements import Statements
 
 if TYPE_CHECKING:
-    from collections.abc import Collection, Sequence
+    from collections.abc import Collection, Mapping, Sequence
 
     from sqlalchemy.ext.asyncio import AsyncConnection
 
@@ -92,7 +92,8 @@ class SqlStore:
         names = {"names": self._listed(by_name)}
         async with self._database.writing() as connection:
             stored = {row.name for row in await connection.execute(self._statements.accounts, names)}
-            new = [values_of_account(account) for name, account in by_name.items() if name not in stored]
+            # In one order for all, so that nobody waits in a circle.
+            new = [values_of_account(account) for name, account in sorted(by_name.items()) if name not in stored]
             if new:
                 await connection.exec_driver_sql(self._statements.add_account, new)
             rows = await connection.execute(self._statements.accounts, names)
@@ -135,7 +136,9 @@ class SqlStore:
                 for row_id, account_id, state, updated_at in rows:
                     owners[row_id] = account_id
                     known.setdefault(account_id, {})[row_id] = STATES[state], updated_at
-            begun, new, renewed, history = [], [], [], []
+            begun: list[bool] = []
+            new, renewed, history = [], [], []
+            moving_in: dict[str, int] = {}
             for beginning in beginnings:
                 after = beginning.authorization
                 beside = known.get(after.account_id)
@@ -148,15 +151,46 @@ class SqlStore:
                     continue
                 begun.append(True)
                 beside[after.id] = after.state, after.updated_at
-                if beginning.renews is None:
+                if beginning.renews is None and after.state in HOLDS_TOKENS:
+                    moving_in[after.id] = len(begun) - 1
+                elif beginning.renews is None:
                     new.append((*values_of_authorization(after), None, after.next_attempt_at, 0))
                 else:
                     renewed.append((*values_of_changing(after), None, after.next_attempt_at, after.id))
-                history.append(values_of_transition(after.account_id, after.id, beginning.history))
+                if after.id not in moving_in:
+                    history.append(values_of_transition(after.account_id, after.id, beginning.history))
+            for index in await self._move_in(connection, beginnings, moving_in):
+                begun[index] = False
             await self._write(connection, statements.add_authorization, new)
             await self._write(connection, statements.renew_authorization, renewed)
             await self._write(connection, statements.add_history, history)
         return begun
+
+    async def _move_in(
+        self, connection: AsyncConnection, beginnings: Sequence[Beginning], indexes: Mapping[str, int]
+    ) -> list[int]:
+        """Writes the grants at ``indexes``, by their ids; returns the indexes of those that are somebody else's.
+
+        Their ids are not drawn but made of what they hold, so that two may bring the same one at the same time, for
+        accounts that have no lock in common. Whose is inserted first keeps it.
+        """
+        if not indexes:
+            return []
+        brought = {row_id: beginnings[index] for row_id, index in sorted(indexes.items())}
+        rows = [
+            (*values_of_authorization(each.authorization), None, each.authorization.next_attempt_at, 0)
+            for each in brought.values()
+        ]
+        await self._write(connection, self._statements.add_grant, rows)
+        stored = await connection.execute(self._statements.standing, {"ids": self._listed(brought)})
+        owners = {row_id: account_id for row_id, account_id, *_ in stored}
+        ours = [each for row_id, each in brought.items() if owners.get(row_id) == each.authorization.account_id]
+        history = [
+            values_of_transition(each.authorization.account_id, each.authorization.id, each.history) for each in ours
+        ]
+        await self._write(connection, self._statements.add_history, history)
+        mine = {each.authorization.id for each in ours}
+        return [index for row_id, index in indexes.items() if row_id not in mine]
 
     @staticmethod
     async def _write(connection: AsyncConnection, statement: str, rows: list[tuple[Any, ...]]) -> None:

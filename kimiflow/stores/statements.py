@@ -23,6 +23,7 @@ __all__ = ["Statements"]
 
 _A = authorizations.c
 _STANDING = (_A.id, _A.account_id, _A.state, _A.updated_at)
+_UNLESS_THERE = " ON CONFLICT ({}) DO NOTHING"
 
 
 class Statements:
@@ -36,7 +37,10 @@ class Statements:
         in_accounts = one_of(accounts.c.id, "accounts")
 
         self.accounts = sa.select(*ACCOUNT).where(one_of(accounts.c.name, "names"))
-        self.add_account = self._bulk_insert(accounts, [column.name for column in ACCOUNT])
+        # Where somebody else has just added one of that name, his stays; an insert waits for whether he commits.
+        self.add_account = self._bulk_insert(accounts, [column.name for column in ACCOUNT]) + _UNLESS_THERE.format(
+            "name"
+        )
         self.set_proxy = (
             sa.update(accounts).where(accounts.c.id == bindparam("account_id")).values(proxy=bindparam("new_proxy"))
         )
@@ -51,6 +55,7 @@ class Statements:
         self.standing = sa.select(*_STANDING).where(ids)
         self.standing_of_accounts = sa.select(*_STANDING).where(of_accounts).order_by(_A.id).with_for_update()
         self.add_authorization = self._bulk_insert(authorizations, [column.name for column in authorizations.c])
+        self.add_grant = self.add_authorization + _UNLESS_THERE.format("id")
         self.renew_authorization = self._bulk_update([*CHANGING, "lease_owner", "claimable_at"])
 
         self.delete_of_accounts = sa.delete(authorizations).where(of_accounts)

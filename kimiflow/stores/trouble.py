@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Final
 from sqlalchemy import exc
 
 from kimiflow.errors import StoreError, StoreUnavailable
+from kimiflow.network import in_words
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -102,7 +103,8 @@ def _translated(error: BaseException, where: str, *, lost: bool = False) -> Stor
             what, hint = _SQLSTATES[told]
             return StoreUnavailable(f"{where} {what}", hint=hint)
     if lost or isinstance(error, OSError) or (kind is None and isinstance(error, sqlite3.OperationalError)):
-        return StoreUnavailable(f"{where} cannot be reached: {_first_line(error)}", hint=_TRY_AGAIN)
+        reason = in_words(error) if isinstance(error, OSError) else _first_line(error)
+        return StoreUnavailable(f"{where} cannot be reached: {reason}", hint=_TRY_AGAIN)
     return StoreError(f"{where} refused a statement: {type(error).__name__}: {_first_line(error)}")
 
 

@@ -55,6 +55,7 @@ async def asynchronous() -> None:
         assert_type(profile, Profile)
         assert_type(profile.quota, tuple[QuotaWindow, ...])
         assert_type(await flow.logout(["work"], forget=True), int)
+        await flow.accounts.rename("work", "office")
         await flow.run(until_settled=True)
 
 
@@ -76,6 +77,7 @@ def synchronous() -> None:
         assert_type(flow.status(["work"]), list[Status])
         assert_type(flow.history("work"), list[Transition])
         assert_type(flow.logout(["work"]), int)
+        flow.accounts.label(["work"], None)
         flow.run(stop=threading.Event())
         flow.close()
 

@@ -208,3 +208,19 @@ def test_on_the_command_line(threaded: ThreadedSandbox, tmp_path: Path) -> None:
     for name, each in told.items():
         assert set(each["same_person_as"]) == (twins - {name} if name in twins else set())
         assert (each["profile"] is None) == (name not in twins) == (each["profile_error"] is not None)
+
+
+def test_the_line_that_the_sandbox_prints_is_enough(threaded: ThreadedSandbox, tmp_path: Path) -> None:
+    servers = {"KIMIFLOW_OAUTH_HOST": threaded.url, "KIMIFLOW_API_BASE": f"{threaded.url}/coding"}
+    environment = {"KIMIFLOW_HOME": str(tmp_path), "KIMIFLOW_POLL_INTERVAL_FLOOR": "0.05", **servers}
+
+    def ran(*arguments: str, **more: str) -> subprocess.CompletedProcess[str]:
+        command = [sys.executable, "-m", "kimiflow", *arguments]
+        return subprocess.run(command, env=environment | more, capture_output=True, text=True, timeout=30, check=False)
+
+    assert ran("login", "work").returncode == 0
+    assert "Sandbox " in ran("status", "--profile").stdout
+    [told] = json.loads(ran("status", "--profile", "--json", "--long").stdout)
+    assert (told["disabled"], told["label"], told["profile"]["region"]) == (False, None, "REGION_CN")
+    away = ran("status", "--profile", KIMIFLOW_API_BASE="http://127.0.0.1:1/coding")
+    assert (away.returncode, "(connection refused (127.0.0.1:1))" in away.stdout) == (5, True)

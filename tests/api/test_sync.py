@@ -20,6 +20,7 @@ import pytest
 
 import kimiflow
 from kimiflow import AccessDenied, InvalidSetting, PoolExhausted, State, StillPending, UnknownAccount, UsageError, sync
+from kimiflow.accounts import Accounts
 from kimiflow.sandbox import Sandbox
 
 from .conftest import settings_for
@@ -38,14 +39,29 @@ def public(kind: type) -> set[str]:
 
 
 def test_it_has_the_methods_of_the_asynchronous_one() -> None:
-    wanted = {name for name in public(kimiflow.KimiFlow) if callable(getattr(kimiflow.KimiFlow, name))}
-    assert wanted - LEFT_TO_THE_ASYNCHRONOUS <= public(sync.KimiFlow)
-    for name in sorted(wanted - LEFT_TO_THE_ASYNCHRONOUS):
-        theirs = inspect.signature(getattr(kimiflow.KimiFlow, name)).parameters
-        ours = inspect.signature(getattr(sync.KimiFlow, name)).parameters
-        assert [(p.name, p.kind, p.default) for p in ours.values()] == [
-            (p.name, p.kind, p.default) for p in theirs.values()
-        ], name
+    for theirs, ours in ((kimiflow.KimiFlow, sync.KimiFlow), (Accounts, sync.Accounts)):
+        wanted = public(theirs) - LEFT_TO_THE_ASYNCHRONOUS
+        assert wanted <= public(ours)
+        for name in sorted(wanted):
+            assert parameters(getattr(theirs, name)) == parameters(getattr(ours, name)), name
+
+
+def parameters(method: Any) -> list[tuple[str, object, object]]:
+    """None of a property."""
+    return (
+        [(p.name, p.kind, p.default) for p in inspect.signature(method).parameters.values()] if callable(method) else []
+    )
+
+
+def test_accounts_are_named_and_handed_out(flow: sync.KimiFlow) -> None:
+    flow.accounts.rename("a", "z")
+    flow.accounts.label(["z", "b"], "Ann")
+    flow.accounts.disable(["z", "b"])
+    flow.accounts.enable(["b"])
+    found = {status.account: (status.label, status.disabled) for status in flow.status()}
+    assert found == {"z": ("Ann", True), "b": ("Ann", False), "c": (None, False)}
+    with pytest.raises(UnknownAccount):
+        flow.accounts.disable(["a"])
 
 
 def test_a_sign_in_from_beginning_to_end(threaded: ThreadedSandbox, tmp_path: Path) -> None:

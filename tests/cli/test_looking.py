@@ -9,6 +9,7 @@ import urllib.request
 
 from kimiflow.cli.failures import FAILURE, SIGN_IN_NEEDED, USAGE
 from kimiflow.machine import to_dot, to_mermaid
+from kimiflow.sandbox.fault_kinds import ENDPOINTS
 from kimiflow.sandbox.threads import ThreadedSandbox
 from tests.cli.processes import CTRL_C, Cli, until
 from tests.cli.test_login import STATUS_KEYS
@@ -115,7 +116,7 @@ def test_sandbox(cli: Cli) -> None:
     server = cli.start("sandbox", "--port", "0", "--approve", "auto", "--fault", "slow_down:poll=x1")
     server.wait_for("KIMIFLOW_OAUTH_HOST=", "stdout")
     url = server.stdout.splitlines()[0]
-    assert f"export KIMIFLOW_OAUTH_HOST={url} " in server.stdout
+    assert f"export KIMIFLOW_OAUTH_HOST={url} KIMIFLOW_API_BASE={url}/coding " in server.stdout
     with urllib.request.urlopen(f"{url}/healthz") as reply:
         assert reply.status == 200
     server.signal(signal.SIGTERM)
@@ -130,4 +131,6 @@ def test_sandbox_usage(cli: Cli, sandbox: ThreadedSandbox) -> None:
     taken = cli("sandbox", "--port", str(sandbox.port))
     assert taken.returncode == FAILURE
     assert "--port 0" in taken.stderr
-    assert "slow_down" in cli.good("sandbox", "--list-faults")
+    faults = cli.good("sandbox", "--list-faults")
+    assert "slow_down" in faults
+    assert all(endpoint in faults.splitlines()[0] for endpoint in ENDPOINTS)

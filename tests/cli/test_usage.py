@@ -7,14 +7,38 @@ import sys
 from pathlib import Path
 
 import pytest
+import typer
 
 import kimiflow
 from kimiflow import errors
 from kimiflow.cli import failures, main
+from kimiflow.cli.app import build
 from kimiflow.cli.failures import FAILURE, USAGE
 from tests.cli.processes import Cli
 
-COMMANDS = ["login", "run", "status", "token", "refresh", "logout", "history", "machine", "db", "sandbox", "demo"]
+COMMANDS = [
+    "login",
+    "run",
+    "status",
+    "token",
+    "refresh",
+    "logout",
+    "history",
+    "disable",
+    "enable",
+    "rename",
+    "label",
+    "key",
+    "doctor",
+    "import",
+    "export",
+    "exec",
+    "machine",
+    "db",
+    "sandbox",
+    "demo",
+]
+BELOW = ["key check", "key rotate", "key new", "db upgrade", "db current", "db check"]
 
 
 def test_alone_it_shows_help(cli: Cli) -> None:
@@ -25,12 +49,19 @@ def test_alone_it_shows_help(cli: Cli) -> None:
     assert "--install-completion" in shown
 
 
-@pytest.mark.parametrize("command", COMMANDS)
+@pytest.mark.parametrize("command", [*COMMANDS, *BELOW])
 def test_help_teaches(command: str, capsys: pytest.CaptureFixture[str]) -> None:
-    assert main([command, "--help"]) == 0
+    assert main([*command.split(), "--help"]) == 0
     shown = capsys.readouterr().out
     assert f"Usage: kimiflow {command}" in shown
-    assert command == "db" or f"kimiflow {command}" in shown.partition("Examples")[2]
+    assert f"kimiflow {command}" in shown.partition("Examples")[2]
+
+
+def test_every_command_is_among_these() -> None:
+    app = typer.main.get_group(build())
+    below = [f"{name} {each}" for name, group in app.commands.items() for each in getattr(group, "commands", {})]
+    assert sorted(app.commands) == sorted(COMMANDS)
+    assert sorted(below) == sorted(BELOW)
 
 
 def test_help_keeps_its_brackets(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:

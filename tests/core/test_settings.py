@@ -90,6 +90,7 @@ EACH = [
     # setting, in the file, in the environment, as an argument
     ("provider", "kimi-global", "kimi", "kimi-global"),
     ("oauth_host", "https://a.example", "https://b.example", "https://c.example"),
+    ("api_base", "https://a.example/x", "https://b.example", "https://c.example"),
     ("poll_interval_floor", 1.5, "2.5", 3.5),
     ("authorization_timeout", 60, "70", 80),
     ("refresh_lead", 0, "10", 20),
@@ -155,6 +156,15 @@ class TestTheHostOfKimi:
             assert found[name].token_endpoint == "http://127.0.0.1:8080/api/oauth/token"
             assert found[name].api_base == BUILT_IN[name].api_base
         assert found["corp"].token_endpoint == "https://sso.example/token"
+
+    def test_the_api_is_replaced_by_a_setting_of_its_own(self, place: Place) -> None:
+        found = place.load(CORP, KIMIFLOW_API_BASE="http://127.0.0.1:8080/coding/").all_providers()
+        for name in ("kimi", "kimi-global"):
+            assert found[name].api_base == "http://127.0.0.1:8080/coding"
+            assert found[name].token_endpoint == BUILT_IN[name].token_endpoint
+        assert found["corp"].api_base != found["kimi"].api_base
+        with pytest.raises(InvalidSetting, match="KIMIFLOW_API_BASE"):
+            place.load(KIMIFLOW_API_BASE="http://api.example/coding")
 
     def test_our_own_variable_comes_first_then_kimi_codes(self, place: Place) -> None:
         names = iter(["c", "b", "a"])
@@ -301,7 +311,9 @@ class TestABadValue:
 
     def test_a_key_that_there_is_not_is_named_with_those_there_are(self, place: Place) -> None:
         told = place.refused("concurency = 3")
-        assert told.startswith(f"concurency in {place.file} is not a setting\nThere are: authorization_timeout, ")
+        assert told.startswith(
+            f"concurency in {place.file} is not a setting\nThere are: api_base, authorization_timeout, "
+        )
 
     def test_a_file_that_is_no_toml(self, place: Place) -> None:
         assert place.refused("concurrency =").startswith(f"{place.file} is not TOML: ")

@@ -1,11 +1,13 @@
 from __future__ import annotations
 
+import asyncio
 import json
 from pathlib import Path
 
 import pytest
 
 from kimiflow.formats import all_formats
+from kimiflow.stores.base import Claim
 from tests.cli.processes import until
 from tests.formats.house import HEX, House, loaded, mode
 
@@ -128,6 +130,33 @@ def test_a_file_that_cannot_be_written_leaves_everything_as_it_was(
         assert not [each for each in work.root.rglob("*") if each.is_file()], "there is one owner"
     status = work.status()
     assert (status["work"]["state"], status["work"]["error"]) == ("granted", None)
+
+
+def test_a_sign_out_at_the_last_moment_is_no_handing_over(work: House, monkeypatch: pytest.MonkeyPatch) -> None:
+    from kimiflow.handover import Handover
+
+    claim = Handover._claim
+
+    async def signed_out_meanwhile(self: Handover) -> Claim:
+        claimed = await claim(self)
+        engine = self._engine
+        await engine.store.sign_out([claimed.account.id], engine.clock.now(), forget=False)
+        return claimed
+
+    monkeypatch.setattr(Handover, "_claim", signed_out_meanwhile)
+    file = work.root / "out.json"
+    done = work("export", "work", "--output", file, "--with-refresh-token")
+    assert not file.exists()
+    assert (done.code, "handed over to" in done.err, "nothing was handed over" in done.err) == (1, False, True)
+
+
+def test_who_stops_it_is_told_where_to_look(work: House, monkeypatch: pytest.MonkeyPatch) -> None:
+    async def stopped(*_: object, **__: object) -> None:
+        raise asyncio.CancelledError
+
+    monkeypatch.setattr("kimiflow.moving.Moving.hand_over", stopped)
+    done = work("export", "work", "--output", work.root / "out.json", "--with-refresh-token")
+    assert (done.code, "kimiflow history work" in done.err) == (130, True)
 
 
 def test_usage(work: House) -> None:

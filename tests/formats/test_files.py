@@ -81,3 +81,17 @@ def test_folders_and_files_that_are_in_the_way(tmp_path: Path) -> None:
     remove_file(tmp_path / "file")
     remove_file(tmp_path / "file")
     assert list(tmp_path.iterdir()) == []
+
+
+def test_beside_where_there_are_no_links(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As on a memory stick, or a share of another system."""
+
+    def refused(*_: object) -> None:
+        raise PermissionError(1, "Operation not permitted")
+
+    monkeypatch.setattr(os, "link", refused)
+    path = tmp_path / "x"
+    assert [write_beside(path, ".bak", data).name for data in (b"1", b"2")] == ["x.bak", "x.bak-2"]
+    assert (tmp_path / "x.bak").read_bytes() == b"1"
+    assert stat.S_IMODE((tmp_path / "x.bak-2").stat().st_mode) == 0o600
+    assert len(list(tmp_path.iterdir())) == 2

@@ -7,6 +7,7 @@ from pathlib import Path, PurePosixPath
 
 import pytest
 
+from kimiflow.cli import main
 from kimiflow.errors import UsageError
 from kimiflow.formats import all_formats, find_format
 from kimiflow.formats.base import AccessOnly, Format, Grant, Revoked, Unusable, account_name
@@ -260,3 +261,11 @@ def test_numbers_and_moments_that_are_none(tmp_path: Path) -> None:
 def test_account_names_are_made_of_wishes(wish: str, name: str | None) -> None:
     assert account_name(wish) == name
     assert account_name(wish, "other") == (name or "other")
+
+
+@pytest.mark.parametrize("command", ["export", "run"])
+def test_help_names_them_all(command: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("COLUMNS", "200")
+    assert main([command, "--help"]) == 0
+    shown = capsys.readouterr().out
+    assert all(name in shown for name in FORMATS)

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 from pathlib import Path
 from typing import Any
@@ -145,6 +146,17 @@ def test_dead_tokens_are_told_apart_and_the_account_stays_for_the_next_sign_in(h
     assert house.good("token", "dead", "--json").json["device_id"] == DASHED
 
 
+def test_tokens_of_another_provider_find_their_way(house: House) -> None:
+    """The one that was asked first knows nothing of them, which looks like the end of the grant."""
+    path = house.cliproxyapi("kimi-work.json")
+    house.sandbox.inject("invalid_grant:refresh=x1")
+    done = house("import", path)
+    assert (done.code, "another provider than kimi: kimiflow logout --forget work" in done.err) == (3, True)
+    house.good("logout", "--forget", "work")
+    house.good("import", path, "--provider", "kimi-global")
+    assert house.status()["work"]["provider"] == "kimi-global"
+
+
 def test_a_file_that_is_dead_and_one_that_failed(house: House) -> None:
     house.cliproxyapi("kimi-dead.json")
     house.sandbox.revoke(DASHED)
@@ -176,6 +188,7 @@ def test_names(house: House) -> None:
 
     one = house.cliproxyapi("kimi-x.json")
     assert house.good("import", one, "--name", "mine", "--json").json[0]["account"] == "mine"
+    assert "(to call it ours: kimiflow rename mine ours)" in house.good("import", one, "--name", "ours").out
     taken = house.cliproxyapi("kimi-y.json")
     done = house("import", taken, "--name", "mine")
     assert (done.code, "mine is signed in already" in done.err) == (1, True)
@@ -209,11 +222,27 @@ def test_a_proxy_comes_along_unless_it_holds_a_password(house: House, monkeypatc
     done = house("import", hidden)
     assert (done.code, "s3cret" in done.out + done.err) == (1, False)
     assert "password" in done.err
+    assert "--proxy env:WORK_PROXY" in done.err, "what to do"
+    typed = house("import", hidden, "--proxy", "http://me:s3cret@127.0.0.1:9")
+    assert (typed.code, "s3cret" in typed.out + typed.err) == (2, False)
     monkeypatch.setenv("WORK_PROXY", "http://me:s3cret@127.0.0.1:9")
     done = house("import", hidden, "--proxy", "env:WORK_PROXY")
     assert "taken in as hidden, but not verified" in done.err
     direct = house.cliproxyapi("kimi-direct.json", proxy_url="direct")
     house.good("import", direct)
+
+
+def test_a_dry_run_foresees_what_would_fail(house: House) -> None:
+    good = house.cliproxyapi("kimi-good.json")
+    house.cliproxyapi("kimi-hidden.json", proxy_url="http://me:s3cret@127.0.0.1:9")
+    house.cliproxyapi("kimi-odd.json", proxy_url="gopher://127.0.0.1:9")
+    for more in (["--dry-run"], []):
+        done = house("import", good.parent, "--json", *more)
+        assert [(each["account"], each["outcome"]) for each in done.json][1:] == [(None, "failed")] * 2
+        assert "s3cret" not in done.out
+    assert list(house.status()) == ["good"]
+    done = house("import", house.cliproxyapi("kimi-new.json"), "--provider", "unheard-of", "--dry-run")
+    assert (done.code, "unheard-of" in done.err) == (1, True)
 
 
 def test_nothing_to_be_found(house: House) -> None:
@@ -261,3 +290,25 @@ def test_no_secret_is_said(house: House, monkeypatch: pytest.MonkeyPatch) -> Non
     talk = "".join(done.out + done.err for done in said)
     assert len(house.secrets()) == 4
     assert not [secret for secret in house.secrets() if secret in talk]
+
+
+def test_text_that_utf_8_cannot_hold_keeps_no_file_from_being_blanked(house: House) -> None:
+    odd = house.cliproxyapi("kimi-a.json", note="half \ud800 a pair")
+    plain = house.cliproxyapi("kimi-b.json", note="grün")
+    done = house.good("import", odd.parent, "--take-over")
+    assert done.out.count("refresh token blanked") == 2
+    assert (loaded(odd)["refresh_token"], loaded(odd)["note"]) == ("", "half \ud800 a pair")
+    assert (loaded(plain)["refresh_token"], "grün" in plain.read_text(encoding="utf-8")) == ("", True)
+
+
+def test_a_file_may_have_any_name(house: House) -> None:
+    """A name that is no UTF-8 cannot be printed, nor stored; and one with an escape sequence should not be."""
+    plain = house.cliproxyapi("kimi-plain.json", device_id="plain")
+    odd = plain.with_name(os.fsdecode(b"kimi-\xff\x1b[31m.json"))
+    house.cliproxyapi("kimi-x.json").rename(odd)
+    done = house.good("import", plain.parent, "--take-over")
+    assert f"{plain.parent}/kimi-??[31m.json: taken in as 31m; " in done.out
+    assert (loaded(odd)["refresh_token"], loaded(plain)["refresh_token"]) == ("", "")
+    assert house.good("history", "31m", "--json").json[0]["detail"] == f"cliproxyapi: {plain.parent}/kimi-??[31m.json"
+    told = house.good("import", plain.parent, "--json").json
+    assert {each["path"] for each in told} == {str(odd), str(plain)}

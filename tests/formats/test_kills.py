@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 
 from tests.formats.house import House, loaded
+from tests.living.test_key_rotation import execute
 
 
 def test_import_between_the_commit_and_the_verifying_refresh(house: House) -> None:
@@ -84,3 +85,23 @@ def test_export_after_the_file_was_written_says_so_and_refreshes_nothing(house: 
     house.good("logout", "work")
     house.good("import", file)
     assert house.good("token", "work").code == 0
+
+
+def test_export_after_the_file_was_written_is_not_undone_by_a_forced_refresh(house: House) -> None:
+    """Nor by a 401 from the API, which forces one: the tool that has the file would lose its sign-in."""
+    house.sign_in("work")
+    file = house.root / "out.json"
+    patch = (
+        "import kimiflow.cli.exporting as e\n"
+        "write = e._Files.write\n"
+        "def then_die(*a): write(*a); die()\n"
+        "e._Files.write = then_die"
+    )
+    house.killed(patch, "export", "work", "--output", file, "--with-refresh-token")
+    # The lease of the one that was killed is over, long before its pause is.
+    execute("UPDATE authorizations SET lease_owner = NULL, claimable_at = next_attempt_at")
+    done = house("refresh", "work")
+    assert (done.code, house.refreshes()) == (1, 0)
+    assert str(file) in done.err
+    assert "kimiflow logout work" in done.err
+    assert house.good("token", "work").out, "the access token is as good as before"

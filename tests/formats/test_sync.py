@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import asyncio
 import errno
 import json
 import os
@@ -11,7 +12,14 @@ from pathlib import Path
 import pytest
 
 from kimiflow.errors import UsageError
+from kimiflow.files import write_file
+from kimiflow.flow import KimiFlow
+from kimiflow.formats import find_format
+from kimiflow.formats.base import Grant
+from kimiflow.formats.folder import Report
 from kimiflow.model import Account
+from kimiflow.secret import Secret
+from kimiflow.status import Token
 from kimiflow.syncing import parse_target, stems
 from tests.cli.processes import until
 from tests.formats.house import HEX, House, loaded, mode
@@ -301,3 +309,54 @@ def test_names_that_differ_only_in_case_are_two_files() -> None:
         Account(f"{number}2345678-9", name, "kimi", "d", None, number) for number, name in enumerate(("a", "A", "b"))
     ]
     assert stems(reversed(accounts)) == {"02345678-9": "a", "12345678-9": "A-12345678", "22345678-9": "b"}
+
+
+def test_a_grant_that_is_handed_over_into_the_folder_is_not_written_over(house: House) -> None:
+    """The export comes between the look at the old file and its replacement, which is when the only copy would go."""
+    import threading
+
+    import kimiflow.formats.folder as module
+    from kimiflow.cli.exporting import _Files
+
+    house.sign_in("work")
+    folder = house.root / "proxy"
+    form = find_format("cliproxyapi")
+    synced(house, f"cliproxyapi:{folder}")
+    house.good("refresh", "work")
+    file = folder / "kimi-work.json"
+    token = Token("work", "an-access-token", "Bearer", time.time() + 900, "kimi-code", HEX)
+    handed = Grant(token, "kimi", None, time.time(), Secret("the-only-copy"))
+    exporting = threading.Thread(target=_Files.at(f"{folder}/", form, "work", several=False).write, args=(handed,))
+
+    def overtaken(path: Path, data: bytes) -> None:
+        if path == file and not exporting.ident:
+            exporting.start()
+            exporting.join(0.3)  # it waits for this write; where it does not, it is done by now
+        write_file(path, data)
+
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(module, "write_file", overtaken)
+        synced(house, f"cliproxyapi:{folder}")
+    exporting.join()
+    assert loaded(file)["refresh_token"] == "the-only-copy"
+
+
+async def test_a_look_that_fails_is_not_the_last(house: House, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("kimiflow.syncing._AGAIN", 0.01)
+    looks = 0
+    stop = asyncio.Event()
+
+    def defective(*_: object) -> Report:
+        nonlocal looks
+        looks += 1
+        if looks == 1:
+            raise RuntimeError("a defect")
+        stop.set()
+        return Report()
+
+    async with KimiFlow.open() as flow:
+        syncing = flow.syncing([parse_target(f"json:{house.root}/json")])
+        await syncing.start()
+        monkeypatch.setattr("kimiflow.formats.folder.KeptFolder.bring_up_to_date", defective)
+        await asyncio.wait_for(syncing.run(stop), 20)
+    assert looks >= 2

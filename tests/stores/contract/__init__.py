@@ -7,6 +7,7 @@ opened and empty store, and ``peer``, a second store object on the same data (or
 from .claims import ClaimContract
 from .commits import CommitContract
 from .late import LateContract
+from .moving import MovingContract
 from .reading import ReadingContract
 from .record import RecordContract
 from .sign_ins import SignInContract
@@ -20,6 +21,7 @@ class StoreContract(
     ClaimContract,
     CommitContract,
     LateContract,
+    MovingContract,
     ReadingContract,
     RecordContract,
     SignInContract,

@@ -28,6 +28,17 @@ class SignInContract:
         assert [s.account for s in await store.snapshots()] == [first, bob]
         assert await store.add_accounts([]) == []
 
+    async def test_of_many_at_once_the_first_stays(self, store: Store, peer: Store) -> None:
+        names = ["ann", "bob", "eve"]
+        mine = [account(name) for name in names]
+        theirs = [replace(account(name), id=f"acc-{name}-2", device_id="other") for name in reversed(names)]
+        found = await asyncio.gather(
+            *(each.add_accounts(wanted) for _ in range(4) for each, wanted in ((store, mine), (peer, theirs)))
+        )
+        stored = {snapshot.account.name: snapshot.account for snapshot in await store.snapshots()}
+        assert sorted(stored) == names
+        assert all(each == stored[each.name] for accounts in found for each in accounts)
+
     async def test_of_two_new_accounts_of_one_name_the_first_stays(self, store: Store) -> None:
         first, second = account("ann"), replace(account("ann"), id="acc-2", device_id="device-2")
         assert await store.add_accounts([first, second]) == [first, first]
