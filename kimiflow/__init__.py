@@ -16,6 +16,8 @@ from typing import TYPE_CHECKING
 from kimiflow._version import __version__
 
 if TYPE_CHECKING:
+    from kimiflow.api.profile import Profile as Profile
+    from kimiflow.api.profile import QuotaWindow as QuotaWindow
     from kimiflow.auth import KimiAuth as KimiAuth
     from kimiflow.errors import AccessDenied as AccessDenied
     from kimiflow.errors import AuthorizationExpired as AuthorizationExpired
@@ -42,8 +44,6 @@ if TYPE_CHECKING:
     from kimiflow.model import State as State
     from kimiflow.model import Transition as Transition
     from kimiflow.pool import KimiPool as KimiPool
-    from kimiflow.profile import Profile as Profile
-    from kimiflow.profile import QuotaWindow as QuotaWindow
     from kimiflow.settings import Settings as Settings
     from kimiflow.settings import load_settings as load_settings
     from kimiflow.status import Status as Status
@@ -54,8 +54,8 @@ _HOME = {
     "KimiAuth": "auth",
     "KimiFlow": "flow",
     "KimiPool": "pool",
-    "Profile": "profile",
-    "QuotaWindow": "profile",
+    "Profile": "api.profile",
+    "QuotaWindow": "api.profile",
     "Settings": "settings",
     "State": "model",
     "Status": "status",

@@ -12,11 +12,11 @@ from typing import TYPE_CHECKING, Protocol
 import httpx
 
 from kimiflow import wire
-from kimiflow.deadline import within
 from kimiflow.events import AttemptFailed
-from kimiflow.framing import RawReply
-from kimiflow.http1 import Http1Transport, Target
-from kimiflow.network import in_words
+from kimiflow.http.deadline import within
+from kimiflow.http.framing import RawReply
+from kimiflow.http.http1 import Http1Transport, Target
+from kimiflow.http.network import in_words
 from kimiflow.provider import find_provider
 
 if TYPE_CHECKING:
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
     from kimiflow.clock import Clock
     from kimiflow.events import Event
-    from kimiflow.http1 import Headers
+    from kimiflow.http.http1 import Headers
     from kimiflow.model import Account
     from kimiflow.provider import Provider
     from kimiflow.secret import Secret

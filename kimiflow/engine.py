@@ -15,16 +15,16 @@ from contextlib import asynccontextmanager, suppress
 from typing import TYPE_CHECKING
 
 from kimiflow import identity
-from kimiflow.chores import Chores
 from kimiflow.client import Client
 from kimiflow.errors import StillPending, StoreUnavailable, UnknownAccount
-from kimiflow.keys import load_vault
+from kimiflow.http.transports import Transports
+from kimiflow.keys.loading import load_vault
 from kimiflow.logs import get_logger
 from kimiflow.model import valid_account_name
 from kimiflow.scheduler import Limits, Scheduler
-from kimiflow.spill import Spill, recover
+from kimiflow.scheduling.chores import Chores
+from kimiflow.scheduling.spill import Spill, recover
 from kimiflow.storetime import StoreClock
-from kimiflow.transports import Transports
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Collection

@@ -8,16 +8,17 @@ from typing import TYPE_CHECKING
 
 from kimiflow import advance
 from kimiflow.accounts import Accounts
-from kimiflow.api import AccountApi, api_base_of
+from kimiflow.api.client import AccountApi, api_base_of
 from kimiflow.auth import KimiAuth
 from kimiflow.clock import SystemClock
 from kimiflow.engine import Engine, unknown
 from kimiflow.errors import StillPending, UnknownAccount, UsageError
 from kimiflow.events import LoginRequested
 from kimiflow.feed import Feed
-from kimiflow.keys import make_folder
+from kimiflow.http.transports import checked_proxy
+from kimiflow.keys.loading import make_folder
 from kimiflow.model import HOLDS_TOKENS, ON_ITS_WAY, Account, State, valid_account_name
-from kimiflow.moving import Moving
+from kimiflow.neighbours.moving import Moving
 from kimiflow.outcome import failed_attempt, settled_badly, signed_out
 from kimiflow.pool import KimiPool
 from kimiflow.provider import find_provider
@@ -26,7 +27,6 @@ from kimiflow.status import Status, Token, status_of
 from kimiflow.stores.base import Beginning, Snapshot
 from kimiflow.stores.registry import open_store
 from kimiflow.tokens import TokenSource
-from kimiflow.transports import checked_proxy
 
 if TYPE_CHECKING:
     import asyncio
@@ -36,14 +36,14 @@ if TYPE_CHECKING:
 
     import httpx
 
+    from kimiflow.api.profile import Profile
     from kimiflow.clock import Clock
     from kimiflow.model import Transition
-    from kimiflow.profile import Profile
+    from kimiflow.neighbours.syncing import Syncing, Target
     from kimiflow.roster import Strategy
     from kimiflow.scheduler import Limits
     from kimiflow.settings import Settings
     from kimiflow.stores.base import Store, WorkerReport
-    from kimiflow.syncing import Syncing, Target
     from kimiflow.vault import Vault
 
 __all__ = ["KimiFlow"]
@@ -358,7 +358,7 @@ class KimiFlow:
 
         :raises UsageError: where two targets share a folder.
         """
-        from kimiflow.syncing import Syncing  # noqa: PLC0415 - few need it
+        from kimiflow.neighbours.syncing import Syncing  # noqa: PLC0415 - few need it
 
         return Syncing(self._engine, targets)
 

@@ -1,6 +1,6 @@
 """``httpx.Auth`` for several accounts: each request is served by one that is not set aside.
 
-An account that the API refuses for reasons of its own (see :mod:`kimiflow.refusals`) is set aside until its quota is
+An account that the API refuses for reasons of its own (see :mod:`kimiflow.api.refusals`) is set aside until its quota is
 back, or for some minutes where nobody knows when that is, and the request is made again as the next account, once for
 each that is left. What is known of absences lives in the pool object, so requests should share one; after a restart it
 is learned anew.
@@ -17,10 +17,10 @@ from typing import TYPE_CHECKING, Protocol
 
 import httpx
 
+from kimiflow.api.refusals import ABOUT_THE_ACCOUNT, PAUSE_LIMITED, refusal_in
 from kimiflow.auth import signed
 from kimiflow.authflow import AuthFlow, ask, body_of
 from kimiflow.errors import KimiFlowError, PoolExhausted, RequestFailed, SignInNeeded, StillPending, UsageError
-from kimiflow.refusals import ABOUT_THE_ACCOUNT, PAUSE_LIMITED, refusal_in
 from kimiflow.roster import Absence, Roster
 from kimiflow.status import rfc3339
 
@@ -28,8 +28,8 @@ if TYPE_CHECKING:
     from collections.abc import Generator, Mapping, Sequence
     from typing import Any
 
+    from kimiflow.api.refusals import Refusal
     from kimiflow.authflow import Await, ReadBody, Steps
-    from kimiflow.refusals import Refusal
     from kimiflow.roster import Strategy
     from kimiflow.status import Token
 

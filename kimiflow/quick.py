@@ -33,7 +33,7 @@ _UNDERSTOOD: Final = {
     "KIMIFLOW_OAUTH_HOST": _HOST,
     "KIMI_CODE_OAUTH_HOST": _HOST,
     "KIMI_OAUTH_HOST": _HOST,
-    "KIMIFLOW_API_BASE": _HOST + r"([a-z0-9._~-]+/?)*",
+    "KIMIFLOW_API_BASE": _HOST + r"[a-z0-9._~/-]*",
 }
 """Settings that are either obeyed here or do not matter here, with values that are surely allowed; whatever else there
 is, is left to the long way to check."""
@@ -99,7 +99,7 @@ def _row(database: Path, name: str) -> tuple[str, str, float | None, float | Non
 
 def _opened(environment: Mapping[str, str], home: Path, row_id: str, sealed: str) -> str | None:
     from kimiflow.errors import KimiFlowError
-    from kimiflow.keyring import parse_keys
+    from kimiflow.keys.keyring import parse_keys
     from kimiflow.model import Sealed
     from kimiflow.vault import Vault
 

@@ -17,12 +17,12 @@ from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
 from kimiflow.advance import INTERRUPTED, OUT_OF_TIME, advance, is_overdue, local_event
-from kimiflow.breaker import Breaker
-from kimiflow.committer import Committer
 from kimiflow.errors import KimiFlowError, StoreUnavailable, VaultError
 from kimiflow.events import AttemptFailed, RefreshDue
-from kimiflow.lanes import Lanes
 from kimiflow.model import HOLDS_TOKENS, State
+from kimiflow.scheduling.breaker import Breaker
+from kimiflow.scheduling.committer import Committer
+from kimiflow.scheduling.lanes import Lanes
 from kimiflow.stores.base import Outcome, Step
 
 if TYPE_CHECKING:
@@ -110,7 +110,7 @@ class Scheduler:
     :param only: account ids that it is limited to, read anew at each round; ``None`` for all.
     :param draw: a random number in [0, 1) for jitter.
     :param on_step: called after each commit with the account id, in the loop's thread.
-    :param keep: keeps steps aside while the store is away; see :class:`~kimiflow.committer.Committer`.
+    :param keep: keeps steps aside while the store is away; see :class:`~kimiflow.scheduling.committer.Committer`.
     """
 
     def __init__(

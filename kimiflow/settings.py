@@ -21,9 +21,9 @@ from pydantic import (
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict, SettingsError
 
 from kimiflow.errors import InvalidSetting
+from kimiflow.http.transports import checked_proxy
 from kimiflow.pacing import Pacing
 from kimiflow.provider import BUILT_IN, Provider, checked_url, on_host
-from kimiflow.transports import checked_proxy
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence

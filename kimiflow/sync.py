@@ -25,11 +25,11 @@ if TYPE_CHECKING:
     from typing import Any, Self, TypeVar
 
     from kimiflow.accounts import Accounts as AsynchronousAccounts
+    from kimiflow.api.profile import Profile
     from kimiflow.auth import KimiAuth
     from kimiflow.authflow import Run
     from kimiflow.model import AccountTransition, Transition
     from kimiflow.pool import KimiPool
-    from kimiflow.profile import Profile
     from kimiflow.roster import Strategy
     from kimiflow.settings import Settings
     from kimiflow.status import Status, Token

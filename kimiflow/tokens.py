@@ -6,8 +6,8 @@ from typing import TYPE_CHECKING
 
 from kimiflow.advance import INTERRUPTED
 from kimiflow.errors import RequestFailed, ServerUnreachable, StillPending
-from kimiflow.handover import HANDING_OVER, cut_short
 from kimiflow.model import State
+from kimiflow.neighbours.handover import HANDING_OVER, cut_short
 from kimiflow.outcome import failed_attempt, no_grant
 from kimiflow.status import Token
 

@@ -8,7 +8,7 @@ from kimiflow.cli.failures import FAILURE
 from kimiflow.cli.running import settled_settings
 from kimiflow.cli.talk import result, say
 from kimiflow.errors import SchemaMismatch
-from kimiflow.keys import make_folder
+from kimiflow.keys.loading import make_folder
 
 __all__ = ["check", "current", "upgrade"]
 

@@ -9,19 +9,19 @@ from kimiflow.cli.failures import FAILURE
 from kimiflow.cli.running import settled_settings
 from kimiflow.cli.talk import result, result_json, say
 from kimiflow.clock import SystemClock
-from kimiflow.keyloss import Keys
-from kimiflow.keys import make_folder
+from kimiflow.keys.loading import make_folder
+from kimiflow.keys.loss import Keys
+from kimiflow.keys.rotation import Rekeying
 from kimiflow.logs import get_logger
-from kimiflow.rekeying import Rekeying
-from kimiflow.spill import recover
+from kimiflow.scheduling.spill import recover
 from kimiflow.stores.registry import open_store
 from kimiflow.storetime import StoreClock
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
 
-    from kimiflow.keyloss import KeyReport
-    from kimiflow.rekeying import Rotated
+    from kimiflow.keys.loss import KeyReport
+    from kimiflow.keys.rotation import Rotated
     from kimiflow.settings import Settings
     from kimiflow.stores.base import Store
 

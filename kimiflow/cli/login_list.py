@@ -13,9 +13,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from kimiflow.errors import UsageError
+from kimiflow.http.transports import checked_proxy
 from kimiflow.model import valid_account_name
 from kimiflow.provider import find_provider
-from kimiflow.transports import checked_proxy
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence

@@ -7,18 +7,18 @@ import sys
 import time
 from typing import TYPE_CHECKING, Any
 
+from kimiflow.api.profile import Profile, duplicates
 from kimiflow.cli import failures, tables, words
 from kimiflow.cli.talk import is_terminal, paint, result, result_json, say
 from kimiflow.errors import KimiFlowError
-from kimiflow.profile import Profile, duplicates
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from rich.console import RenderableType
 
+    from kimiflow.api.profile import QuotaWindow
     from kimiflow.flow import KimiFlow
-    from kimiflow.profile import QuotaWindow
     from kimiflow.status import Status
 
 __all__ = ["show_profiles"]

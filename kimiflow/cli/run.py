@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Sequence
 
     from kimiflow.flow import KimiFlow
-    from kimiflow.syncing import Target
+    from kimiflow.neighbours.syncing import Target
 
 __all__ = ["collect_seldom", "work"]
 
@@ -58,7 +58,7 @@ def work(*, until_settled: bool, sync: Sequence[str] = ()) -> int:
 def _targets(sync: Sequence[str]) -> list[Target]:
     if not sync:
         return []
-    from kimiflow.syncing import parse_target
+    from kimiflow.neighbours.syncing import parse_target
 
     return [parse_target(text) for text in sync]
 

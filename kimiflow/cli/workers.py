@@ -5,9 +5,9 @@ from __future__ import annotations
 import sys
 from typing import TYPE_CHECKING, Any
 
-from kimiflow.chores import STALE_AFTER
 from kimiflow.cli import status, tables, words
 from kimiflow.cli.talk import is_terminal, result, result_json, say
+from kimiflow.scheduling.chores import STALE_AFTER
 from kimiflow.status import rfc3339
 
 if TYPE_CHECKING:

@@ -9,7 +9,7 @@ import time
 from typing import TYPE_CHECKING, Final
 
 from kimiflow.doctor.findings import Finding
-from kimiflow.spill import kept_aside
+from kimiflow.scheduling.spill import kept_aside
 from kimiflow.stores.location import sqlite_path
 
 if TYPE_CHECKING:

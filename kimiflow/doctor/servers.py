@@ -17,9 +17,9 @@ import httpx
 from kimiflow._version import __version__
 from kimiflow.doctor.findings import Finding
 from kimiflow.errors import KimiFlowError
+from kimiflow.http.network import in_words
+from kimiflow.http.transports import Transports
 from kimiflow.model import Account
-from kimiflow.network import in_words
-from kimiflow.transports import Transports
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence

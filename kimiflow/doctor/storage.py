@@ -9,12 +9,12 @@ from typing import TYPE_CHECKING, Final
 from urllib.parse import quote
 
 from kimiflow.boottime import MARK, this_boot
-from kimiflow.chores import STALE_AFTER
 from kimiflow.clock import SystemClock
 from kimiflow.doctor.findings import Finding
 from kimiflow.errors import InvalidSetting, KimiFlowError, StoreUnavailable
-from kimiflow.keyloss import Keys
-from kimiflow.keys import present_keys
+from kimiflow.keys.loading import present_keys
+from kimiflow.keys.loss import Keys
+from kimiflow.scheduling.chores import STALE_AFTER
 from kimiflow.stores.location import sqlite_path
 from kimiflow.stores.registry import open_store
 from kimiflow.storetime import StoreClock

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Final
 from sqlalchemy import exc
 
 from kimiflow.errors import StoreError, StoreUnavailable
-from kimiflow.network import in_words
+from kimiflow.http.network import in_words
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

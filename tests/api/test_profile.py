@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from kimiflow import InvalidSetting, KimiFlow, RequestFailed, ServerUnreachable, SignedOut, State
-from kimiflow.profile import Profile, QuotaWindow, duplicates, profile_of, quota_of
-from kimiflow.tolerant import moment, number
+from kimiflow.api.profile import Profile, QuotaWindow, duplicates, profile_of, quota_of
+from kimiflow.api.tolerant import moment, number
 
 from .conftest import settings_for
 

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from kimiflow.refusals import PAUSE_LIMITED, PAUSE_REFUSED, refusal_in
+from kimiflow.api.refusals import PAUSE_LIMITED, PAUSE_REFUSED, refusal_in
 from kimiflow.roster import Absence, Roster
 
 NOW = 1_764_000_000.0

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from kimiflow import advance, identity
 from kimiflow.client import Client
 from kimiflow.clock import SystemClock
-from kimiflow.http1 import Http1Transport
+from kimiflow.http.http1 import Http1Transport
 from kimiflow.logs import get_logger
 from kimiflow.model import Account, State
 from kimiflow.pacing import Pacing

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from kimiflow.breaker import Breaker
+from kimiflow.scheduling.breaker import Breaker
 
 from .samples import quick
 

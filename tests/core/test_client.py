@@ -30,9 +30,9 @@ from kimiflow.events import (
     InvalidGrant,
     SlowDown,
 )
+from kimiflow.http.transports import Transports
 from kimiflow.provider import Provider
 from kimiflow.secret import Secret
-from kimiflow.transports import Transports
 from kimiflow.wire import Identity
 
 from .raw_server import Connection, RawServer, answering, certificate, http, raw_server

@@ -10,9 +10,9 @@ import pytest
 import structlog
 from structlog.testing import LogCapture
 
-from kimiflow.committer import Committer
 from kimiflow.errors import StoreError, StoreUnavailable
 from kimiflow.model import Authorization, Sealed, State, Transition
+from kimiflow.scheduling.committer import Committer
 from kimiflow.stores.base import Claim, Outcome, Step
 from kimiflow.vault import Vault
 from tests.virtual import VirtualLoop, run_virtual

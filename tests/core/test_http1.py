@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING
 import httpx
 import pytest
 
-from kimiflow.deadline import LAST_LOOK
-from kimiflow.http1 import Http1Transport, Target
+from kimiflow.http.deadline import LAST_LOOK
+from kimiflow.http.http1 import Http1Transport, Target
 from kimiflow.wire import MAX_BODY
 
 from .raw_server import Connection, RawServer, answering, certificate, http, raw_server
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Awaitable, Callable
     from pathlib import Path
 
-    from kimiflow.framing import RawReply
+    from kimiflow.http.framing import RawReply
 
 LONG = 30.0
 

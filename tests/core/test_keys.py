@@ -13,8 +13,8 @@ import pytest
 from pydantic import SecretStr
 
 from kimiflow.errors import InvalidSetting, KeyMissing, WrongKey
-from kimiflow.keyring import decode_key
-from kimiflow.keys import load_vault, make_folder
+from kimiflow.keys.keyring import decode_key
+from kimiflow.keys.loading import load_vault, make_folder
 from kimiflow.model import Sealed
 from kimiflow.secret import Secret
 from kimiflow.settings import Settings
@@ -88,7 +88,7 @@ class TestTheKeyFile:
     def test_is_made_once_when_processes_race(self, home: Path) -> None:
         program = (
             "import sys; from pathlib import Path; "
-            "from kimiflow.keys import load_vault; from kimiflow.settings import Settings; "
+            "from kimiflow.keys.loading import load_vault; from kimiflow.settings import Settings; "
             "settings = Settings(home=Path(sys.argv[1])); print('ready', flush=True); sys.stdin.readline(); "
             "print(load_vault(settings, None).key_id)"
         )

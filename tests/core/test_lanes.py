@@ -6,7 +6,7 @@ import asyncio
 from collections import Counter
 from typing import Any
 
-from kimiflow.lanes import Lanes
+from kimiflow.scheduling.lanes import Lanes
 from tests.virtual import VirtualLoop, run_virtual
 
 

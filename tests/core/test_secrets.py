@@ -18,10 +18,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from kimiflow import events, logs, wire
-from kimiflow.breaker import Breaker
 from kimiflow.model import Account, AccountTransition, Authorization, Sealed, State, Transition
 from kimiflow.pacing import Pacing
 from kimiflow.provider import Provider
+from kimiflow.scheduling.breaker import Breaker
 from kimiflow.secret import Secret
 from kimiflow.status import Status, Token
 from kimiflow.stores.base import Amendment, Beginning, Claim, Holding, Lease, Snapshot, Step, WorkerReport
@@ -82,8 +82,8 @@ SECRETLESS: set[type[Any]] = {
 """Those that have nothing to hide."""
 
 CORE = [
-    "advance", "breaker", "events", "machine", "model", "pacing", "provider", "secret", "status", "stores.base",
-    "vault", "wire",
+    "advance", "events", "machine", "model", "pacing", "provider", "scheduling.breaker", "secret", "status",
+    "stores.base", "vault", "wire",
 ]  # fmt: skip
 
 

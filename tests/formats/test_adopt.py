@@ -6,7 +6,7 @@ from kimiflow.advance import adopt
 from kimiflow.events import RefreshDue
 from kimiflow.formats.base import Credential
 from kimiflow.model import State, TokenSet, Transition
-from kimiflow.moving import Residents, authorization_id_of
+from kimiflow.neighbours.moving import Residents, authorization_id_of
 from kimiflow.secret import Secret
 from tests.core.samples import step
 

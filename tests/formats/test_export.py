@@ -133,7 +133,7 @@ def test_a_file_that_cannot_be_written_leaves_everything_as_it_was(
 
 
 def test_a_sign_out_at_the_last_moment_is_no_handing_over(work: House, monkeypatch: pytest.MonkeyPatch) -> None:
-    from kimiflow.handover import Handover
+    from kimiflow.neighbours.handover import Handover
 
     claim = Handover._claim
 
@@ -154,7 +154,7 @@ def test_who_stops_it_is_told_where_to_look(work: House, monkeypatch: pytest.Mon
     async def stopped(*_: object, **__: object) -> None:
         raise asyncio.CancelledError
 
-    monkeypatch.setattr("kimiflow.moving.Moving.hand_over", stopped)
+    monkeypatch.setattr("kimiflow.neighbours.moving.Moving.hand_over", stopped)
     done = work("export", "work", "--output", work.root / "out.json", "--with-refresh-token")
     assert (done.code, "kimiflow history work" in done.err) == (130, True)
 

@@ -12,7 +12,7 @@ def test_import_between_the_commit_and_the_verifying_refresh(house: House) -> No
     path = house.cliproxyapi("kimi-work.json")
     before = path.read_bytes()
     patch = (
-        "import kimiflow.moving as m\n"
+        "import kimiflow.neighbours.moving as m\n"
         "adopt = m.Moving.adopt\n"
         "async def then_die(*a, **k): await adopt(*a, **k); die()\n"
         "m.Moving.adopt = then_die"

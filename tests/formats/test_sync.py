@@ -18,9 +18,9 @@ from kimiflow.formats import find_format
 from kimiflow.formats.base import Grant
 from kimiflow.formats.folder import Report
 from kimiflow.model import Account
+from kimiflow.neighbours.syncing import parse_target, stems
 from kimiflow.secret import Secret
 from kimiflow.status import Token
-from kimiflow.syncing import parse_target, stems
 from tests.cli.processes import until
 from tests.formats.house import HEX, House, loaded, mode
 
@@ -342,7 +342,7 @@ def test_a_grant_that_is_handed_over_into_the_folder_is_not_written_over(house: 
 
 
 async def test_a_look_that_fails_is_not_the_last(house: House, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("kimiflow.syncing._AGAIN", 0.01)
+    monkeypatch.setattr("kimiflow.neighbours.syncing._AGAIN", 0.01)
     looks = 0
     stop = asyncio.Event()
 

@@ -16,10 +16,10 @@ from urllib.parse import parse_qs
 from kimiflow import events
 from kimiflow.client import Client
 from kimiflow.clock import SystemClock
+from kimiflow.http.transports import Transports
 from kimiflow.model import Account
 from kimiflow.provider import Provider
 from kimiflow.secret import Secret
-from kimiflow.transports import Transports
 from kimiflow.wire import Identity
 
 from .replies import Ending, Reply, draw

@@ -16,8 +16,8 @@ from typing import TYPE_CHECKING
 import pytest
 
 from kimiflow.events import AccessTokenIssued, AttemptFailed, AuthorizationPending
+from kimiflow.http.transports import Transports
 from kimiflow.secret import Secret
-from kimiflow.transports import Transports
 
 from .harness import Connection, Fuzz, account, client_of, serving
 

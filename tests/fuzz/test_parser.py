@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from kimiflow.framing import BadFraming, ReplyParser
+from kimiflow.http.framing import BadFraming, ReplyParser
 
 from .harness import Fuzz
 

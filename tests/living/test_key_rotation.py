@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from kimiflow.keyring import parse_keys
+from kimiflow.keys.keyring import parse_keys
 from kimiflow.sandbox.server import Sandbox
 from kimiflow.settings import load_settings
 from tests.cli.processes import until
@@ -105,17 +105,17 @@ def test_without_a_key_there_is_nothing_to_change(house: House) -> None:
 
 
 KILLS = {
-    "before the file is written": "import kimiflow.keys as k; k.write_file = die",
-    "once the new key seals": "import kimiflow.rekeying as r; r.Rekeying._reseal = adie",
+    "before the file is written": "import kimiflow.keys.loading as k; k.write_file = die",
+    "once the new key seals": "import kimiflow.keys.rotation as r; r.Rekeying._reseal = adie",
     "between two batches": (
-        "import kimiflow.keyloss as k, kimiflow.stores.sql as s\n"
+        "import kimiflow.keys.loss as k, kimiflow.stores.sql as s\n"
         "k._AT_ONCE = 1\n"
         "amend = s.SqlStore.amend\n"
         "async def then_die(*a): await amend(*a); die()\n"
         "s.SqlStore.amend = then_die"
     ),
     "before the old key is dropped": (
-        "import kimiflow.keys as k\n"
+        "import kimiflow.keys.loading as k\n"
         "write, calls = k.write_file, []\n"
         "def second_dies(*a):\n"
         "    if calls: die()\n"
@@ -123,7 +123,7 @@ KILLS = {
         "k.write_file = second_dies"
     ),
     "while the old key is dropped": (
-        "import os, kimiflow.keys as k\n"
+        "import os, kimiflow.keys.loading as k\n"
         "write, calls = k.write_file, []\n"
         "def second_dies(*a):\n"
         "    if calls: os.replace = die; __import__('pathlib').Path.replace = die\n"
@@ -131,7 +131,7 @@ KILLS = {
         "k.write_file = second_dies"
     ),
     "once it was dropped": (
-        "import kimiflow.keys as k\n"
+        "import kimiflow.keys.loading as k\n"
         "write, calls = k.write_file, []\n"
         "def second_dies(*a):\n"
         "    write(*a)\n"

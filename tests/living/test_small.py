@@ -14,9 +14,9 @@ import httpx
 import pytest
 
 from kimiflow.errors import InvalidSetting
-from kimiflow.keyring import parse_keys
-from kimiflow.keys import KeyFile, load_vault
-from kimiflow.network import in_words
+from kimiflow.http.network import in_words
+from kimiflow.keys.keyring import parse_keys
+from kimiflow.keys.loading import KeyFile, load_vault
 from kimiflow.settings import Settings, load_settings
 from tests.formats.house import House
 

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 from kimiflow.errors import StoreError
 from kimiflow.logs import get_logger
-from kimiflow.spill import Spill, recover
+from kimiflow.scheduling.spill import Spill, recover
 from kimiflow.stores.memory import MemoryStore
 from tests.stores.contract.making import NOW, claim_one, issue, now_granted, pending, refreshing
 
@@ -29,7 +29,7 @@ REPOSITORY = Path(__file__).parents[2]
 CHILD = """
 import sys
 from pathlib import Path
-from kimiflow.spill import _write
+from kimiflow.scheduling.spill import _write
 path = Path(sys.argv[1])
 held = _write(path, path.read_text())
 print("held", flush=True)

@@ -9,11 +9,11 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from kimiflow import chores
-from kimiflow.chores import Chores
 from kimiflow.cli import tables, words
 from kimiflow.errors import StoreUnavailable
 from kimiflow.logs import get_logger
+from kimiflow.scheduling import chores
+from kimiflow.scheduling.chores import Chores
 from kimiflow.status import status_of
 from kimiflow.stores.base import WorkerReport
 from kimiflow.stores.memory import MemoryStore

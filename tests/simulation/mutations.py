@@ -12,10 +12,10 @@ from unittest.mock import patch
 from kimiflow import advance as advancing
 from kimiflow import events, wire
 from kimiflow.advance import advance
-from kimiflow.committer import Committer
 from kimiflow.errors import StoreUnavailable
 from kimiflow.pacing import Pacing
 from kimiflow.scheduler import Limits, Scheduler
+from kimiflow.scheduling.committer import Committer
 from kimiflow.stores import fence
 from kimiflow.stores.base import Outcome
 from kimiflow.stores.memory import MemoryStore

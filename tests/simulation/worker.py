@@ -12,7 +12,7 @@ from kimiflow.client import Client
 from kimiflow.errors import StoreUnavailable
 from kimiflow.logs import get_logger
 from kimiflow.scheduler import Limits, Scheduler
-from kimiflow.spill import _from_json, _to_json, commit_of_the_dead
+from kimiflow.scheduling.spill import _from_json, _to_json, commit_of_the_dead
 from kimiflow.storetime import StoreClock
 
 from ..virtual import VirtualClock

@@ -8,20 +8,20 @@ from typing import TYPE_CHECKING, Any
 import httpx
 
 from kimiflow import identity
+from kimiflow.api.profile import profile_of, quota_of
+from kimiflow.api.tolerant import first, json_object, words
 from kimiflow.errors import InvalidSetting, KimiFlowError, RequestFailed, ServerUnreachable, SignInNeeded
-from kimiflow.network import in_words
+from kimiflow.http.network import in_words
 from kimiflow.outcome import no_grant
-from kimiflow.profile import profile_of, quota_of
 from kimiflow.provider import find_provider
-from kimiflow.tolerant import first, json_object, words
 from kimiflow.wire import MAX_BODY, identity_headers
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
+    from kimiflow.api.profile import Profile
     from kimiflow.engine import Engine
     from kimiflow.model import Account
-    from kimiflow.profile import Profile
     from kimiflow.status import Token
     from kimiflow.stores.base import Snapshot
     from kimiflow.tokens import TokenSource

@@ -10,7 +10,7 @@ from urllib.request import getproxies, proxy_bypass
 import httpx
 
 from kimiflow.errors import InvalidSetting
-from kimiflow.http1 import Http1Transport
+from kimiflow.http.http1 import Http1Transport
 from kimiflow.provider import is_loopback
 from kimiflow.wire import MAX_BODY
 

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 from kimiflow.errors import StoreError, StoreUnavailable
 from kimiflow.files import remove_file, sync_folder
-from kimiflow.keys import make_folder
+from kimiflow.keys.loading import make_folder
 from kimiflow.model import Account, Authorization, Sealed, State, Transition
 from kimiflow.stores.base import Claim, Outcome, Step
 

@@ -9,8 +9,8 @@ from collections import defaultdict
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
+from kimiflow.api.tolerant import UNIT_SECONDS, first, moment, number, words
 from kimiflow.status import rfc3339
-from kimiflow.tolerant import UNIT_SECONDS, first, moment, number, words
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence

@@ -19,12 +19,12 @@ import socket
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Final
 
-from kimiflow.chores import STALE_AFTER
 from kimiflow.errors import KeyMissing, UsageError, WrongKey
-from kimiflow.keyloss import pages, patience, sealed_in
-from kimiflow.keyring import Keyring, new_key
-from kimiflow.keys import KeyFile, present_keys
-from kimiflow.spill import kept_aside
+from kimiflow.keys.keyring import Keyring, new_key
+from kimiflow.keys.loading import KeyFile, present_keys
+from kimiflow.keys.loss import pages, patience, sealed_in
+from kimiflow.scheduling.chores import STALE_AFTER
+from kimiflow.scheduling.spill import kept_aside
 from kimiflow.stores.base import Amendment
 from kimiflow.vault import Vault, key_id_of
 

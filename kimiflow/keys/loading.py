@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Final
 
 from kimiflow.errors import InvalidSetting, KeyMissing, WrongKey
 from kimiflow.files import lock_file, sync_folder, write_file
-from kimiflow.keyring import Keyring, new_key, parse_keys
+from kimiflow.keys.keyring import Keyring, new_key, parse_keys
 from kimiflow.logs import get_logger
 from kimiflow.vault import Vault, key_id_of
 

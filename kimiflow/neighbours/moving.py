@@ -18,18 +18,18 @@ from typing import TYPE_CHECKING, Final
 
 from kimiflow import advance
 from kimiflow.errors import UsageError
-from kimiflow.handover import Handover, grant_of
+from kimiflow.http.transports import checked_proxy
 from kimiflow.model import Account, TokenSet, valid_account_name
+from kimiflow.neighbours.handover import Handover, grant_of
 from kimiflow.provider import find_provider
 from kimiflow.stores.base import Beginning, Snapshot
-from kimiflow.transports import checked_proxy
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
     from kimiflow.engine import Engine
     from kimiflow.formats.base import Credential, Grant
-    from kimiflow.handover import Place
+    from kimiflow.neighbours.handover import Place
     from kimiflow.secret import Secret
     from kimiflow.status import Token
 

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
 from kimiflow.errors import UsageError, WrongKey
-from kimiflow.keys import KeyFile, present_keys
+from kimiflow.keys.loading import KeyFile, present_keys
 from kimiflow.model import State, Transition
 from kimiflow.stores.base import Amendment
 from kimiflow.vault import Vault, key_id_of
@@ -19,7 +19,7 @@ from kimiflow.vault import Vault, key_id_of
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable
 
-    from kimiflow.keyring import Keyring
+    from kimiflow.keys.keyring import Keyring
     from kimiflow.model import Authorization, Sealed
     from kimiflow.settings import Settings
     from kimiflow.stores.base import Store

@@ -24,8 +24,8 @@ from typing import TYPE_CHECKING, Any, Final, cast
 
 import httpx
 
-from kimiflow.deadline import LAST_LOOK, within
-from kimiflow.framing import BadFraming, RawReply, ReplyParser
+from kimiflow.http.deadline import LAST_LOOK, within
+from kimiflow.http.framing import BadFraming, RawReply, ReplyParser
 
 if TYPE_CHECKING:
     import ssl

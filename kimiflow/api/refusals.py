@@ -16,7 +16,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final
 
-from kimiflow.tolerant import first, json_object, moment, number, words
+from kimiflow.api.tolerant import first, json_object, moment, number, words
 from kimiflow.wire import retry_after
 
 if TYPE_CHECKING:

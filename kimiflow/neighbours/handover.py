@@ -20,12 +20,12 @@ import secrets
 import socket
 from typing import TYPE_CHECKING, Final, Protocol
 
-from kimiflow.committer import Committer
 from kimiflow.errors import RequestFailed, StillPending, UsageError
 from kimiflow.formats.base import Grant
 from kimiflow.model import State, Transition
 from kimiflow.outcome import no_grant
 from kimiflow.provider import find_provider
+from kimiflow.scheduling.committer import Committer
 from kimiflow.status import Token
 from kimiflow.stores.base import HANDED_OVER, Outcome, Step
 

@@ -1,0 +1,1 @@
+"""What the scheduler is made of, each part knowing nothing of the others."""
