@@ -73,5 +73,10 @@ def run_virtual(main: Coroutine[Any, Any, T], loop: VirtualLoop | None = None) -
         asyncio.set_event_loop(loop)
         return loop.run_until_complete(main)
     finally:
+        # As asyncio.run does: what is left over would be reported from some later test.
+        left = asyncio.all_tasks(loop)
+        for task in left:
+            task.cancel()
+        loop.run_until_complete(asyncio.gather(*left, return_exceptions=True))
         asyncio.set_event_loop(None)
         loop.close()

@@ -138,6 +138,7 @@ class TestOneMachineForAll:
 
     def test_it_keeps_nothing_of_a_step(self) -> None:
         walk(random.Random(1), steps=200)
+        gc.collect()  # not what other tests have left
         tracemalloc.start()
         try:
             before, _ = tracemalloc.get_traced_memory()
