@@ -16,7 +16,6 @@ from typing import TYPE_CHECKING, Any
 
 from kimiflow.errors import StoreError, StoreUnavailable
 from kimiflow.files import remove_file, sync_folder
-from kimiflow.keys.loading import make_folder
 from kimiflow.model import Account, Authorization, Sealed, State, Transition
 from kimiflow.stores.base import Claim, Outcome, Step
 
@@ -55,7 +54,7 @@ class Spill:
             return
         try:
             if steps:
-                make_folder(self._path.parent)
+                self._path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
                 held = _write(self._path, json.dumps([_to_json(step) for step in steps]))
                 self.close()
                 self._held = held

@@ -138,6 +138,14 @@ async def test_a_full_disk_leaves_the_file_before_and_nothing_half_written(
     assert await recover(tmp_path, store, get_logger()) == 2
 
 
+async def test_a_home_that_cannot_be_made_does_not_stop_the_worker(tmp_path: Path) -> None:
+    (tmp_path / "home").write_text("a file stands where the folder should")
+    spill = Spill(tmp_path / "home", get_logger())
+    spill.keep([await unsaved(MemoryStore())])
+    spill.close()
+    assert (tmp_path / "home").is_file()
+
+
 async def test_a_refresh_that_a_dead_worker_announced_is_free_for_the_next(tmp_path: Path) -> None:
     store, spill = MemoryStore(), Spill(tmp_path, get_logger())
     await issue(store, pending())
