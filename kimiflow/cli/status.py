@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from kimiflow.flow import KimiFlow
     from kimiflow.status import Status
 
-__all__ = ["show", "status"]
+__all__ = ["status"]
 
 _PAUSE = 0.5
 """Seconds between two looks while watching."""
@@ -84,7 +84,7 @@ async def _once(flow: KimiFlow, wish: _Wish, *, profile: bool) -> int:
         say(_nobody(wish))
         return 0
     now = await flow.now()
-    show(found, now)
+    tables.show_status(found, now)
     if any(words.describe(each, now).overdue for each in found):
         say(paint("Nobody seems to be driving these accounts. Start a worker with: kimiflow run", "yellow", sys.stderr))
     return await show_profiles(flow, found, as_json=False) if profile else 0
@@ -94,16 +94,6 @@ def _nobody(wish: _Wish) -> str:
     if wish.selection.is_everything:
         return "There are no accounts yet. Sign one in with: kimiflow login NAME"
     return "No account is like that. See them all with: kimiflow status"
-
-
-def show(found: Sequence[Status], now: float, *, workers: bool = False) -> None:
-    """Prints the accounts as a table; ``workers``: with who is at each, even where nobody is."""
-    lines = [words.describe(each, now) for each in found]
-    if is_terminal(sys.stdout):
-        console = tables.console_on(sys.stdout)
-        console.print(tables.status_table(lines, console.width, workers=workers))
-    else:
-        result("\n".join(tables.plain_status(lines, workers=workers)))
 
 
 async def _watch(flow: KimiFlow, wish: _Wish) -> int:
@@ -118,7 +108,7 @@ async def _watch(flow: KimiFlow, wish: _Wish) -> int:
                 result_json(wish.json(found))
             else:
                 result(words.clock_time(time.time()))
-                show(found, await flow.now()) if found else result("no accounts")
+                tables.show_status(found, await flow.now()) if found else result("no accounts")
                 result("")
             before = values
         await asyncio.sleep(_PAUSE)

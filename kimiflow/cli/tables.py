@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import sys
 from typing import TYPE_CHECKING
+
+from kimiflow.cli import words
+from kimiflow.cli.talk import is_terminal, result
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -11,8 +15,9 @@ if TYPE_CHECKING:
     from rich.console import Console, RenderableType
 
     from kimiflow.cli.words import Line
+    from kimiflow.status import Status
 
-__all__ = ["NARROW", "console_on", "plain_columns", "plain_status", "status_table", "workers_table"]
+__all__ = ["NARROW", "console_on", "plain_columns", "plain_status", "show_status", "status_table", "workers_table"]
 
 HEADINGS = ("ACCOUNT", "STATE", "HOLDS", "NEXT STEP", "LAST ERROR")
 WORKER = "WORKER"
@@ -22,6 +27,16 @@ LABEL = "LABEL"
 
 NARROW = 72
 """Columns below which five columns of words are not readable any more."""
+
+
+def show_status(found: Sequence[Status], now: float, *, workers: bool = False) -> None:
+    """Prints the accounts as a table; ``workers``: with who is at each, even where nobody is."""
+    lines = [words.describe(each, now) for each in found]
+    if is_terminal(sys.stdout):
+        console = console_on(sys.stdout)
+        console.print(status_table(lines, console.width, workers=workers))
+    else:
+        result("\n".join(plain_status(lines, workers=workers)))
 
 
 def console_on(stream: TextIO) -> Console:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 from typing import TYPE_CHECKING, Any
 
-from kimiflow.cli import status, tables, words
+from kimiflow.cli import tables, words
 from kimiflow.cli.talk import is_terminal, result, result_json, say
 from kimiflow.scheduling.chores import STALE_AFTER
 from kimiflow.status import rfc3339
@@ -40,7 +40,7 @@ async def show_workers(flow: KimiFlow, names: Sequence[str] | None, *, as_json: 
         say("No worker has reported itself. Start one with: kimiflow run")
     if found:
         result("")
-        status.show(found, now, workers=True)
+        tables.show_status(found, now, workers=True)
     return 0
 
 
