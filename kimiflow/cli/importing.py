@@ -19,7 +19,7 @@ from kimiflow.errors import KimiFlowError, SignInNeeded, UsageError
 from kimiflow.files import write_beside, write_file
 from kimiflow.formats.base import Unusable
 from kimiflow.formats.looking import Verdict, look_into, usual_places
-from kimiflow.http.transports import checked_proxy
+from kimiflow.http.proxies import checked_proxy
 from kimiflow.neighbours.moving import Residents
 from kimiflow.provider import find_provider
 

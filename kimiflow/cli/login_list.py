@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from kimiflow.errors import UsageError
-from kimiflow.http.transports import checked_proxy
+from kimiflow.http.proxies import checked_proxy
 from kimiflow.model import valid_account_name
 from kimiflow.provider import find_provider
 

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Final
 
 from kimiflow import advance
 from kimiflow.errors import UsageError
-from kimiflow.http.transports import checked_proxy
+from kimiflow.http.proxies import checked_proxy
 from kimiflow.model import Account, TokenSet, valid_account_name
 from kimiflow.neighbours.handover import Handover, grant_of
 from kimiflow.provider import find_provider

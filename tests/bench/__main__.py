@@ -11,6 +11,7 @@ import asyncio
 import contextlib
 import json
 import logging
+import os
 import platform
 import sys
 import tempfile
@@ -44,8 +45,9 @@ class Run:
         self.options = options
         self.result: dict[str, Any] = {
             "at": datetime.now(UTC).isoformat(timespec="seconds"),
-            "machine": f"{platform.machine()}, {platform.system()}, Python {platform.python_version()}",
+            "machine": _machine(),
             "rounds": options.rounds,
+            "flows": options.flows,
             "rates": {},
         }
 
@@ -141,6 +143,15 @@ class Run:
             found["kimiflow, SQLite"][at_once] = n / asyncio.run(loads.polls(self.here, url, n, concurrency=at_once))
             found["bare aiohttp"][at_once] = n / asyncio.run(contenders.aiohttp_polls(self.here, n, at_once=at_once))
         self.result["concurrency"] = found
+
+
+def _machine() -> str:
+    with contextlib.suppress(OSError):
+        for line in Path("/proc/cpuinfo").read_text().splitlines():
+            if line.startswith("model name"):
+                name = line.partition(":")[2].strip()
+                return f"{name}, {os.cpu_count()} cores, {platform.system()}, Python {platform.python_version()}"
+    return f"{platform.machine()}, {os.cpu_count()} cores, {platform.system()}, Python {platform.python_version()}"
 
 
 SECTIONS = ("rates", "steady", "restart", "memory", "token", "workers", "concurrency")

@@ -9,14 +9,10 @@ from rich.console import Console
 from rich.table import Table
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
     from pathlib import Path
 
-__all__ = ["plot", "show"]
-
-
-def _median(result: dict[str, Any], row: str) -> float | None:
-    found = result["rates"].get(row)
-    return statistics.median(found) if found else None
+__all__ = ["plot", "rows", "show"]
 
 
 def ratios(result: dict[str, Any]) -> list[tuple[str, float | None, str]]:
@@ -55,21 +51,50 @@ def ratios(result: dict[str, Any]) -> list[tuple[str, float | None, str]]:
     ]
 
 
+def rows(result: dict[str, Any]) -> list[tuple[str, str, str]]:
+    """Everything that was measured: (what, median, spread)."""
+    found: list[tuple[str, str, str]] = []
+
+    def add(what: str, values: Sequence[float], form: str = "{:,.0f}") -> None:
+        spread = f"{form.format(min(values))} to {form.format(max(values))}" if len(values) > 1 else ""
+        found.append((what, form.format(statistics.median(values)), spread))
+
+    for name, rates in result["rates"].items():
+        add(f"{name}, per second", rates)
+    for name, figures in result.get("steady", {}).items():
+        load = f"10,000 flows at 5 s, {name}" if result["flows"] == 10_000 else f"{result['flows']:,} flows, {name}"
+        add(f"{load}: due polls achieved", [figures["achieved"]], "{:.1%}")
+        found.append((f"{load}: lateness p50 and p99, ms", f"{figures['p50_ms']:.0f} and {figures['p99_ms']:.0f}", ""))
+        add(f"{load}: CPU µs a poll", [figures["cpu_us"]])
+        if figures["statements"]:
+            add(f"{load}: database statements a poll", [figures["statements"]], "{:.2f}")
+            add(f"{load}: bytes written ahead a poll", [figures["wal_bytes"]])
+    for name, figures in result.get("restart", {}).items():
+        after = f"after kill -9, {name}: seconds to the"
+        add(f"{after} first overdue poll", [figures["first_s"]], "{:.1f}")
+        add(f"{after} last that nobody held", [figures["last_that_was_free_s"]], "{:.1f}")
+        add(f"{after} last of the {figures['held_by_the_dead']:,} that the dead held", [figures["last_s"]], "{:.1f}")
+    for accounts, mebibytes in result.get("memory_mib", {}).items():
+        add(f"resident memory at {int(accounts):,} accounts, MiB", [mebibytes], "{:.1f}")
+    if "token_us" in result:
+        add("flow.token() in process, fresh, µs", result["token_us"], "{:.1f}")
+    for name, times in result.get("processes_ms", {}).items():
+        add(f"whole process, {name}, ms", times)
+    for name, count in result.get("imports", {}).items():
+        add(f"modules imported, {name}", [count])
+    for count, rates in result.get("workers", {}).items():
+        add(f"{count} worker processes on one core and one PostgreSQL, polls per second", rates)
+    return found
+
+
 def show(result: dict[str, Any]) -> None:
     """Everything, to stdout."""
     console = Console()
-    console.print(f"{result['at']}, {result['machine']}, medians of {result['rounds']} rounds")
-    if result["rates"]:
-        table = Table("contender", "per second", "from", "to")
-        for row, found in result["rates"].items():
-            table.add_row(row, *(f"{x:,.0f}" for x in (statistics.median(found), min(found), max(found))))
-        console.print(table)
-    for name, figures in result.get("steady", {}).items():
-        shown = {key: round(value, 3) for key, value in figures.items() if key != "lateness_ms"}
-        console.print(f"steady, {name}: {shown}")
-    for key in ("restart", "memory_mib", "token_us", "processes_ms", "imports", "workers", "concurrency"):
-        if key in result:
-            console.print(f"{key}: {result[key]}")
+    console.print(f"{result['at']}, {result['machine']}; {result['rounds']} rounds")
+    table = Table("what", "median", "spread")
+    for row in rows(result):
+        table.add_row(*row)
+    console.print(table)
     table = Table("figure", "found", "to reach")
     for figure, found, least in ratios(result):
         table.add_row(figure, "-" if found is None else f"{found:,.2f}", least)
