@@ -11,6 +11,7 @@ statement: it sees the state of the last commit (WAL), waits for nobody, and nee
 from __future__ import annotations
 
 import asyncio
+import errno
 import json
 import os
 import sqlite3
@@ -117,7 +118,12 @@ class SqliteBackend(Backend):
             missing = [folder for folder in self.path.parents if not folder.exists()]
             for folder in reversed(missing):
                 folder.mkdir(mode=0o700, exist_ok=True)
-            os.close(os.open(self.path, os.O_CREAT | os.O_RDWR | os.O_CLOEXEC, 0o600))
+            if self.path.is_dir():
+                raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR))
+            # One that is there is left alone: to close a file ends all locks that this process has on it, and another
+            # store in it may be in the middle of a transaction.
+            with suppress(FileExistsError):
+                os.close(os.open(self.path, os.O_CREAT | os.O_EXCL | os.O_RDWR | os.O_CLOEXEC, 0o600))
         except OSError as error:
             raise StoreUnavailable(
                 f"{self.where} cannot be opened: {error.strerror}",

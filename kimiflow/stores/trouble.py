@@ -93,7 +93,9 @@ def _translated(error: BaseException, where: str, *, lost: bool = False) -> Stor
     kind = None if code is None else code & 0xFF
     if kind in _UNAVAILABLE:
         what, hint = _UNAVAILABLE[kind]
-        return StoreUnavailable(f"{where} {what}", hint=hint)
+        # SQLite's own name tells a full disk from a broken one where the words do not: SQLITE_IOERR_FSYNC.
+        exact = f" ({getattr(error, 'sqlite_errorname', '')})" if code != kind else ""
+        return StoreUnavailable(f"{where} {what}{exact}", hint=hint)
     if kind in _BROKEN:
         what, hint = _BROKEN[kind]
         return StoreError(f"{where} {what}", hint=hint)

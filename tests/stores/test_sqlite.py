@@ -202,6 +202,24 @@ async def test_another_programs_database(url: str, tmp_path: Path) -> None:
     assert [file.name for file in tmp_path.iterdir()] == ["kimiflow.db"]
 
 
+async def test_a_second_store_in_a_process_does_not_end_the_locks_of_the_first(
+    store: SqlStore, url: str, tmp_path: Path
+) -> None:
+    """Whoever closes a file ends all locks that the process has on it. Then another process that closes the database
+    takes itself for the last, and removes the log that is still written to.
+    """
+    await store.add_accounts([account()])
+    second = SqlStore(url)
+    await second.open()
+    path = tmp_path / "kimiflow.db"
+    passing = (
+        f"import sqlite3; c = sqlite3.connect({str(path)!r}); c.execute('SELECT * FROM accounts').fetchall(); c.close()"
+    )
+    await asyncio.to_thread(subprocess.run, [sys.executable, "-c", passing], check=True)
+    assert (tmp_path / "kimiflow.db-wal").exists()
+    await second.close()
+
+
 async def test_a_folder_in_place_of_the_file(tmp_path: Path) -> None:
     with pytest.raises(StoreUnavailable, match="cannot be opened: Is a directory"):
         await SqlStore(f"sqlite:///{tmp_path}").open()
