@@ -62,6 +62,8 @@ class Limits:
     lease: float = 60.0
     gather: float = 0.02
     """Pause between two claims that were not full, so that due rows share a transaction."""
+    glance: float = 0.25
+    """Pause between two looks for what is due on other hosts, where one has all that it may have and they had nothing."""
     patience: float = 10.0
     """How long a worker that is to stop waits for a store that is away."""
     idle: float = 30.0
@@ -151,13 +153,15 @@ class Scheduler:
         # A slow host must not take every slot, unless there is no other.
         several = len(self._breakers) > 1
         per_host = limits.per_host if several else limits.concurrency
-        # One batch is claimed while another waits for its turn and a third is being committed.
-        self._most = limits.concurrency + 2 * limits.batch
+        # While requests are in flight one batch is being claimed, one waits for its turn, and one is being committed.
+        self._most = limits.concurrency + 3 * limits.batch
         # Nor may it take every claim: whatever one has, there is room for more than half a batch of others.
         self._most_of_a_host = self._most - (limits.batch // 2 + 1 if several else 0)
         self._open_of: Counter[str] = Counter()
         self._busy: frozenset[str] = frozenset()
         """Hosts that have so much to do that no more is claimed for them."""
+        self._others_again_at = 0.0
+        """While a host is busy, when to look whether there is something to do for others; by the wall clock."""
         self._lanes: Lanes[_Work] = Lanes(self._drive, self._failed, total=limits.concurrency, per_host=per_host)
         self._in_grace: set[asyncio.Task[None]] = set()
         self._open = 0
@@ -266,9 +270,13 @@ class Scheduler:
                 self._breakers[host] = self._breakers[host].with_probe(probe[0].lease_ends)
                 self._prepare(probe)
         blocked = self._blocked()
+        if self._busy and started < self._others_again_at:
+            return self._others_again_at
         limit = min(room, limits.batch, self._room_of_a_host())
         taken = await self._claim(limit, skip=blocked)
         self._prepare(taken)
+        if self._busy and not taken:
+            self._others_again_at = started + limits.glance
         if len(taken) == limit:
             return started
         due = await self._store.next_due(only=self._only, skip_providers=self._blocked())

@@ -176,7 +176,7 @@ def test_a_slow_host_delays_no_account_of_another(takes: float, signed_in: bool)
         assert bench.hosts.sent[GLOBAL] >= 30
         assert (await bench.states())["kimi-global", State.GRANTED if signed_in else State.PENDING] == 30
         assert 0 < bench.hosts.most[KIMI] < CONCURRENCY
-        assert bench.scheduler.in_flight <= 5 * CONCURRENCY, "memory grows with what is in flight, not with accounts"
+        assert bench.scheduler.in_flight <= 7 * CONCURRENCY, "memory grows with what is in flight, not with accounts"
         # And so it stays, however long the queue of the other.
         await begin(30, "kimi-global", 30)
         bench.scheduler.wake()
