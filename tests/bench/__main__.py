@@ -118,7 +118,7 @@ class Run:
         """``flow.token()``, and whole processes."""
         self.say("tokens and whole processes")
         folder = self.databases.folder
-        self.result["token_us"] = [asyncio.run(loads.token_in_process(folder)) for _ in range(self.options.rounds)]
+        self.result["token_us"] = asyncio.run(loads.token_in_process(folder, self.options.rounds))
         self.result["processes_ms"] = processes.whole_processes(folder, max(5, self.options.rounds))
         self.result["imports"] = processes.imports_of(folder)
 
@@ -174,8 +174,8 @@ def main() -> int:
         run = Run(here, stack.enter_context(Databases(here)), options)
         for section in options.only or SECTIONS:
             getattr(run, section)()
-    if options.json:
-        options.json.write_text(json.dumps(run.result, indent=1))
+            if options.json:
+                options.json.write_text(json.dumps(run.result, indent=1))
     if options.plot:
         plot(run.result, options.plot)
     show(run.result)

@@ -112,14 +112,16 @@ def plot(result: dict[str, Any], path: Path) -> None:
     for name, points in result.get("concurrency", {}).items():
         rates.plot([int(k) for k in points], list(points.values()), marker="o", label=name)
     rates.set(xscale="log", xlabel="requests in flight", ylabel="polls per second", title="Rate by concurrency")
-    rates.legend()
+    if "concurrency" in result:
+        rates.legend()
     for name, figures in result.get("steady", {}).items():
         values = sorted(figures["lateness_ms"])
         shares = [i / len(values) for i in range(len(values))]
         lateness.plot(values, shares, label=name)
     lateness.set(xlabel="ms after the poll was due", ylabel="share of polls", title="Lateness, 10,000 flows at 5 s")
     lateness.set_xlim(0, 300)
-    lateness.legend()
+    if "steady" in result:
+        lateness.legend()
     sizes = result.get("memory_mib", {})
     memory.plot([int(k) for k in sizes], list(sizes.values()), marker="o")
     memory.set(xscale="log", xlabel="accounts", ylabel="resident MiB", title="Memory of a worker")
