@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
 import os
 import signal
 import subprocess
@@ -58,18 +59,23 @@ async def restart(place: Place, url: str, pending: int, granted: int) -> dict[st
         worker.send_signal(signal.SIGKILL)
         killed = time.time()
         worker.wait()
-    async with rig(place, url) as made:
-        held = sum(lease is not None for each in await made.store.snapshots() for lease in each.leases)
     place.reset(codes=True)
-    first = free = last = 0.0
+    polled: list[tuple[float, int]] = []
     with _child("drive", place, url):
-        while not last:
+        while not polled or polled[-1][1] < pending:
             await asyncio.sleep(0.02)
-            passed, polled = time.time() - killed, place.counters()["different"]
-            first = first or (passed if polled else 0.0)
-            free = free or (passed if polled >= pending - held else 0.0)
-            last = passed if polled >= pending else 0.0
-    return {"held_by_the_dead": held, "first_s": first, "last_that_was_free_s": free, "last_s": last}
+            now, count = time.time() - killed, int(place.counters()["different"])
+            if count > (polled[-1][1] if polled else 0):
+                polled.append((now, count))
+    # In the longest pause everybody waited for the leases of the dead.
+    pauses = [(after[0] - before[0], before) for before, after in itertools.pairwise(polled)]
+    _, (free, count) = max(pauses)
+    return {
+        "held_by_the_dead": pending - count,
+        "first_s": polled[0][0],
+        "last_that_was_free_s": free,
+        "last_s": polled[-1][0],
+    }
 
 
 def worker_processes(place: Place, url: str, count: int, workers: int) -> float:

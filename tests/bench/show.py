@@ -125,5 +125,5 @@ def plot(result: dict[str, Any], path: Path) -> None:
     sizes = result.get("memory_mib", {})
     memory.plot([int(k) for k in sizes], list(sizes.values()), marker="o")
     memory.set(xscale="log", xlabel="accounts", ylabel="resident MiB", title="Memory of a worker")
-    memory.set_ylim(bottom=0)
+    memory.set_ylim(0, 1.3 * max(sizes.values(), default=1))
     figure.savefig(path, dpi=110)
