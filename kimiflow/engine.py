@@ -18,8 +18,9 @@ from kimiflow.errors import StillPending, StoreUnavailable, UnknownAccount
 from kimiflow.keys.loading import load_vault
 from kimiflow.logs import get_logger
 from kimiflow.model import valid_account_name
-from kimiflow.scheduler import Limits, Scheduler
+from kimiflow.scheduler import Scheduler
 from kimiflow.scheduling.chores import Chores
+from kimiflow.scheduling.limits import Limits
 from kimiflow.scheduling.spill import Spill, recover
 from kimiflow.storetime import StoreClock
 

@@ -42,7 +42,7 @@ if TYPE_CHECKING:
     from kimiflow.neighbours.syncing import Syncing, Target
     from kimiflow.pool import KimiPool
     from kimiflow.roster import Strategy
-    from kimiflow.scheduler import Limits
+    from kimiflow.scheduling.limits import Limits
     from kimiflow.settings import Settings
     from kimiflow.stores.base import Store, WorkerReport
     from kimiflow.vault import Vault

@@ -9,19 +9,17 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections import Counter
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING
-from urllib.parse import urlsplit
 
 from kimiflow.advance import INTERRUPTED, OUT_OF_TIME, advance, is_overdue, local_event
 from kimiflow.errors import KimiFlowError, StoreUnavailable, VaultError
 from kimiflow.events import AttemptFailed, RefreshDue
 from kimiflow.model import HOLDS_TOKENS, State
-from kimiflow.scheduling.breaker import Breaker
 from kimiflow.scheduling.committer import Committer
+from kimiflow.scheduling.hosts import Hosts
 from kimiflow.scheduling.lanes import Lanes
 from kimiflow.stores.base import Outcome, Step
 
@@ -35,60 +33,13 @@ if TYPE_CHECKING:
     from kimiflow.model import Authorization, Transition
     from kimiflow.pacing import Pacing
     from kimiflow.provider import Provider
+    from kimiflow.scheduling.limits import Limits
     from kimiflow.secret import Secret
     from kimiflow.stores.base import Claim, Store
     from kimiflow.storetime import StoreClock
     from kimiflow.vault import Vault
 
-__all__ = ["Limits", "Scheduler"]
-
-
-@dataclass(frozen=True, slots=True)
-class Limits:
-    """How much at once, and how long. Durations are seconds.
-
-    The lease outlives the request: ``lease`` must be more than ``request_timeout`` and ``margin`` together.
-    """
-
-    request_timeout: float = 30.0
-    concurrency: int = 256
-    """Requests in flight over all hosts."""
-    per_host: int = 192
-    """Requests in flight to one host, where there are several."""
-    batch: int = 500
-    """Rows that are claimed at a time."""
-    margin: float = 5.0
-    """Of the lease, kept back from requests: for the commit, and for clocks that tick unevenly."""
-    lease: float = 60.0
-    gather: float = 0.02
-    """Pause between two claims that were not full, so that due rows share a transaction."""
-    glance: float = 0.25
-    """Pause between two looks for what is due on other hosts, where one has all that it may have and they had nothing."""
-    patience: float = 10.0
-    """How long a worker that is to stop waits for a store that is away."""
-    idle: float = 30.0
-    """The longest sleep by the wall clock: a laptop that wakes up looks at what is due soon after."""
-
-    @property
-    def grace(self) -> float:
-        """How long a refresh in doubt is left alone once its lease is over.
-
-        Its worker may live, and hold the new tokens: when a store comes back that was away for longer than a lease, the
-        lease is over before they can be committed, and the old token sent again would end the grant. Long enough for
-        the pause between two tries to commit and for a connection to be made, and short enough that a request may follow.
-        """
-        return min(15.0, (self.lease - self.request_timeout - self.margin) * 0.6)
-
-    @classmethod
-    def for_timeout(cls, request_timeout: float, concurrency: int) -> Limits:
-        """Limits that fit a request time-out: requests may wait for a slot and still have lease enough."""
-        return cls(
-            request_timeout=request_timeout,
-            concurrency=concurrency,
-            per_host=max(1, concurrency * 3 // 4),
-            batch=max(1, min(500, concurrency * 2)),
-            lease=request_timeout * 1.5 + 15.0,
-        )
+__all__ = ["Scheduler"]
 
 
 @dataclass(slots=True)
@@ -148,21 +99,12 @@ class Scheduler:
         self._on_step = on_step
         self._debug = logging.getLogger("kimiflow").isEnabledFor(logging.DEBUG)
         self._committer = Committer(store, log, keep=keep)
-        self._host_of = {name: urlsplit(provider.token_endpoint).netloc for name, provider in providers.items()}
-        self._breakers = {host: Breaker() for host in self._host_of.values()}
-        # A slow host must not take every slot, unless there is no other.
-        several = len(self._breakers) > 1
-        per_host = limits.per_host if several else limits.concurrency
-        # While requests are in flight one batch is being claimed, one waits for its turn, and one is being committed.
-        self._most = limits.concurrency + 3 * limits.batch
-        # Nor may it take every claim: whatever one has, there is room for more than half a batch of others.
-        self._most_of_a_host = self._most - (limits.batch // 2 + 1 if several else 0)
-        self._open_of: Counter[str] = Counter()
-        self._busy: frozenset[str] = frozenset()
-        """Hosts that have so much to do that no more is claimed for them."""
+        self._hosts = Hosts(providers, limits)
         self._others_again_at = 0.0
         """While a host is busy, when to look whether there is something to do for others; by the wall clock."""
-        self._lanes: Lanes[_Work] = Lanes(self._drive, self._failed, total=limits.concurrency, per_host=per_host)
+        self._lanes: Lanes[_Work] = Lanes(
+            self._drive, self._failed, total=limits.concurrency, per_host=self._hosts.lanes_of_each
+        )
         self._in_grace: set[asyncio.Task[None]] = set()
         self._open = 0
         self._all_done = asyncio.Event()
@@ -260,55 +202,32 @@ class Scheduler:
         started = self._clock.now()
         if self._only is not None and not self._only:
             return started + limits.idle
-        room = self._most - self._open
+        room = limits.open_claims - self._open
         self._full = room < limits.batch // 2 + 1
         if self._full:
             return started + limits.idle  # the next claim that is done with wakes the loop
-        for host in self._ready_for_a_probe():
-            probe = await self._claim(1, providers=self._providers_on(host), probe=True)
+        hosts = self._hosts
+        for host in hosts.to_probe(self._clock.monotonic()):
+            probe = await self._claim(1, providers=hosts.providers_on(host), probe=True)
             if probe:
-                self._breakers[host] = self._breakers[host].with_probe(probe[0].lease_ends)
+                hosts.probing(host, probe[0].lease_ends)
                 self._prepare(probe)
-        blocked = self._blocked()
-        if self._busy and started < self._others_again_at:
+        blocked = hosts.blocked()
+        if hosts.any_busy and started < self._others_again_at:
             return self._others_again_at
-        limit = min(room, limits.batch, self._room_of_a_host())
+        limit = min(room, limits.batch, hosts.room())
         taken = await self._claim(limit, skip=blocked)
         self._prepare(taken)
-        if self._busy and not taken:
+        if hosts.any_busy and not taken:
             self._others_again_at = started + limits.glance
         if len(taken) == limit:
             return started
-        due = await self._store.next_due(only=self._only, skip_providers=self._blocked())
+        due = await self._store.next_due(only=self._only, skip_providers=hosts.blocked())
         now, monotonic = self._clock.now(), self._clock.monotonic()
-        retries = [now + breaker.next_look() - monotonic for breaker in self._breakers.values() if not breaker.closed]
+        retries = [now + look - monotonic for look in hosts.next_looks()]
         soonest = min([now + limits.idle, *retries] if due is None else [now + limits.idle, due, *retries])
         # Rows that fall due within a moment of each other share one claim, and so one transaction.
         return max(soonest, started + limits.gather)
-
-    def _ready_for_a_probe(self) -> list[str]:
-        now = self._clock.monotonic()
-        return [host for host, breaker in self._breakers.items() if breaker.may_probe(now)]
-
-    def _blocked(self) -> frozenset[str]:
-        """Providers whose host is silent, or has all that it may have at once."""
-        self._busy = frozenset(host for host in self._breakers if self._is_busy(host))
-        return frozenset(
-            name for name, host in self._host_of.items() if host in self._busy or not self._breakers[host].closed
-        )
-
-    def _is_busy(self, host: str) -> bool:
-        """Too little room is left for a claim that is worth its transaction."""
-        return self._open_of[host] >= self._most_of_a_host - self._limits.batch // 4
-
-    def _room_of_a_host(self) -> int:
-        """How many may be claimed at once, though all of them may be of one host that is not busy."""
-        return self._most_of_a_host - max(
-            (self._open_of[host] for host in self._breakers.keys() - self._busy), default=0
-        )
-
-    def _providers_on(self, host: str) -> frozenset[str]:
-        return frozenset(name for name, where in self._host_of.items() if where == host)
 
     async def _claim(
         self,
@@ -345,7 +264,7 @@ class Scheduler:
         if not works:
             return
         self._open += len(works)
-        self._open_of.update(map(self._host_name, works))
+        self._hosts.claimed(map(self._host_name, works))
         self._all_done.clear()
         now = self._clock.now()
         in_doubt = []
@@ -383,8 +302,7 @@ class Scheduler:
         task.add_done_callback(self._in_grace.discard)
 
     def _host_name(self, work: _Work) -> str:
-        """The host of an account; empty where its provider is not configured any more."""
-        return self._host_of.get(work.claim.account.provider, "")
+        return self._hosts.of(work.claim.account.provider)
 
     def _hand_in(self, work: _Work) -> None:
         sealed = self._vault.seal_authorization(work.current, opened=work.opened, sealed=work.claim.authorization)
@@ -404,13 +322,11 @@ class Scheduler:
     def _done_with(self, work: _Work) -> None:
         host = self._host_name(work)
         if work.probe:
-            # Where the probe has told something of its host, there is none any more to be ended.
-            self._breakers[host] = self._breakers[host].without_probe()
+            self._hosts.probed(host)
+        has_room_again = self._hosts.done(host)
         self._open -= 1
-        self._open_of[host] -= 1
         if not self._open:
             self._all_done.set()
-        has_room_again = host in self._busy and not self._is_busy(host)
         if self._full or has_room_again or (self._until_settled and not self._open):
             self.wake()
         else:
@@ -441,21 +357,19 @@ class Scheduler:
 
     async def _drive(self, work: _Work) -> None:
         """One request, and the commit of what comes of it."""
-        host = self._host_name(work)
-        breaker = self._breakers.get(host)
-        work.history = ()
-        if breaker is not None and not ((breaker.closed or work.probe) and self._lease_suffices(work)):
+        host, work.history = self._host_name(work), ()
+        is_open = self._hosts.is_open(host)
+        if host and not ((is_open or work.probe) and self._lease_suffices(work)):
             # The claim is given back unchanged: the host is silent, or too little of the lease is left. Only a flow
             # that is out of time ends here, because it would be given back again and again.
             work.wants_request = False
-            if not breaker.closed and is_overdue(work.current, now := self._clock.now()):
+            if not is_open and is_overdue(work.current, now := self._clock.now()):
                 self._apply(work, OUT_OF_TIME, now)
             self._hand_in(work)
             return
         event = await self._request(work)
         work.wants_request = False
-        if breaker is not None:
-            self._note_health(host, event)
+        self._note_health(host, event)
         self._apply(work, event, self._clock.now())
         self._hand_in(work)
 
@@ -464,16 +378,12 @@ class Scheduler:
         return left >= self._limits.request_timeout + self._limits.margin and not self._stop.is_set()
 
     def _note_health(self, host: str, event: Event) -> None:
-        breaker = self._breakers[host]
         if isinstance(event, AttemptFailed) and not event.reached:
-            self._breakers[host] = after = breaker.silent(self._clock.monotonic(), self._draw())
-            if breaker.closed and not after.closed:
+            if self._hosts.silent(host, self._clock.monotonic(), self._draw()):
                 self._log.warning("host_unreachable", host=host, reason=event.description)
-        elif breaker.failures:
-            self._breakers[host] = breaker.answered()
-            if not breaker.closed:
-                self._log.info("host_reachable", host=host)
-                self.wake()
+        elif self._hosts.answered(host):
+            self._log.info("host_reachable", host=host)
+            self.wake()
 
     async def _request(self, work: _Work) -> Event:
         account, current = work.claim.account, work.current

@@ -16,7 +16,8 @@ from kimiflow.logs import get_logger
 from kimiflow.model import Account, State
 from kimiflow.pacing import Pacing
 from kimiflow.provider import BUILT_IN, on_host
-from kimiflow.scheduler import Limits, Scheduler
+from kimiflow.scheduler import Scheduler
+from kimiflow.scheduling.limits import Limits
 from kimiflow.secret import Secret
 from kimiflow.stores.base import Beginning
 from kimiflow.stores.registry import open_store

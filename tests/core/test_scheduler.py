@@ -15,7 +15,8 @@ from kimiflow.logs import get_logger
 from kimiflow.model import Account, State, TokenSet
 from kimiflow.pacing import Pacing
 from kimiflow.provider import BUILT_IN
-from kimiflow.scheduler import Limits, Scheduler
+from kimiflow.scheduler import Scheduler
+from kimiflow.scheduling.limits import Limits
 from kimiflow.secret import Secret
 from kimiflow.stores.base import Beginning
 from kimiflow.stores.memory import MemoryStore

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 from kimiflow.flow import KimiFlow
 from kimiflow.logs import configure, get_logger
-from kimiflow.scheduler import Limits
+from kimiflow.scheduling.limits import Limits
 from kimiflow.settings import load_settings
 from kimiflow.stores.sql import SqlStore
 

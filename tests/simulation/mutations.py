@@ -14,8 +14,9 @@ from kimiflow import events, wire
 from kimiflow.advance import advance
 from kimiflow.errors import StoreUnavailable
 from kimiflow.pacing import Pacing
-from kimiflow.scheduler import Limits, Scheduler
+from kimiflow.scheduler import Scheduler
 from kimiflow.scheduling.committer import Committer
+from kimiflow.scheduling.limits import Limits
 from kimiflow.stores import fence
 from kimiflow.stores.base import Outcome
 from kimiflow.stores.memory import MemoryStore

@@ -11,7 +11,8 @@ from kimiflow import identity
 from kimiflow.client import Client
 from kimiflow.errors import StoreUnavailable
 from kimiflow.logs import get_logger
-from kimiflow.scheduler import Limits, Scheduler
+from kimiflow.scheduler import Scheduler
+from kimiflow.scheduling.limits import Limits
 from kimiflow.scheduling.spill import _from_json, _to_json, commit_of_the_dead
 from kimiflow.storetime import StoreClock
 

@@ -13,7 +13,7 @@ from kimiflow.model import Account
 from kimiflow.provider import BUILT_IN
 from kimiflow.sandbox.authority import Authority
 from kimiflow.sandbox.settings import Settings as ServerSettings
-from kimiflow.scheduler import Limits
+from kimiflow.scheduling.limits import Limits
 from kimiflow.settings import load_settings
 from kimiflow.stores.base import Beginning
 from kimiflow.stores.memory import MemoryStore
