@@ -82,7 +82,8 @@ class KimiFlow:
 
     @cached_property
     def _api(self) -> AccountApi:
-        from kimiflow.api.client import AccountApi  # noqa: PLC0415 - likewise
+        # With httpx, which takes longer to load than most commands have to do.
+        from kimiflow.api.client import AccountApi  # noqa: PLC0415
 
         return AccountApi(self._engine, self._tokens)
 
@@ -317,7 +318,7 @@ class KimiFlow:
 
     def auth(self, name: str) -> KimiAuth:
         """An ``httpx.Auth`` that sends this account's token and device headers with each request."""
-        from kimiflow.auth import KimiAuth  # noqa: PLC0415 - with httpx, which takes longer than most commands have to do
+        from kimiflow.auth import KimiAuth  # noqa: PLC0415 - likewise
 
         return KimiAuth(self, valid_account_name(name))
 

@@ -101,7 +101,7 @@ class Scheduler:
         self._committer = Committer(store, log, keep=keep)
         self._hosts = Hosts(providers, limits)
         self._others_again_at = 0.0
-        """While a host is busy, when to look whether there is something to do for others; by the wall clock."""
+        """While a host is busy, when to look whether there is something to do for others, in monotonic seconds."""
         self._lanes: Lanes[_Work] = Lanes(
             self._drive, self._failed, total=limits.concurrency, per_host=self._hosts.lanes_of_each
         )
@@ -213,13 +213,14 @@ class Scheduler:
                 hosts.probing(host, probe[0].lease_ends)
                 self._prepare(probe)
         blocked = hosts.blocked()
-        if hosts.any_busy and started < self._others_again_at:
-            return self._others_again_at
+        until_glance = self._others_again_at - self._clock.monotonic()
+        if hosts.any_busy and until_glance > 0:
+            return started + max(until_glance, limits.gather)
         limit = min(room, limits.batch, hosts.room())
         taken = await self._claim(limit, skip=blocked)
         self._prepare(taken)
         if hosts.any_busy and not taken:
-            self._others_again_at = started + limits.glance
+            self._others_again_at = self._clock.monotonic() + limits.glance
         if len(taken) == limit:
             return started
         due = await self._store.next_due(only=self._only, skip_providers=hosts.blocked())
