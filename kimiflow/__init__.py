@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from kimiflow.errors import InvalidSetting as InvalidSetting
     from kimiflow.errors import KeyMissing as KeyMissing
     from kimiflow.errors import KimiFlowError as KimiFlowError
+    from kimiflow.errors import NotSaved as NotSaved
     from kimiflow.errors import PoolExhausted as PoolExhausted
     from kimiflow.errors import RequestFailed as RequestFailed
     from kimiflow.errors import SchemaMismatch as SchemaMismatch
@@ -75,6 +76,7 @@ __all__ = [
     "KimiFlow",
     "KimiFlowError",
     "KimiPool",
+    "NotSaved",
     "PoolExhausted",
     "Profile",
     "QuotaWindow",

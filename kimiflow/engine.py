@@ -2,6 +2,9 @@
 
 An engine drives nothing by itself. Whoever waits for an account says so (:meth:`Engine.driving`), and for that long it
 is driven here, in the background, beside all the others that are waited for; :meth:`Engine.run` drives everything.
+
+There is one scheduler, and it outlives all who wait: they may be cancelled at any moment, the replies to what was sent
+for them land nevertheless. To close an engine waits for everything that it has started, whoever is cancelled meanwhile.
 """
 
 from __future__ import annotations
@@ -11,10 +14,12 @@ import os
 import secrets
 import socket
 from collections import Counter
-from contextlib import asynccontextmanager, suppress
-from typing import TYPE_CHECKING
+from contextlib import asynccontextmanager, contextmanager, suppress
+from typing import TYPE_CHECKING, Final
 
-from kimiflow.errors import StillPending, StoreUnavailable, UnknownAccount
+from kimiflow.batching import Batched
+from kimiflow.errors import NotSaved, StillPending, StoreUnavailable, UnknownAccount, UsageError
+from kimiflow.finishing import begin, finish, outlast
 from kimiflow.keys.loading import load_vault
 from kimiflow.logs import get_logger
 from kimiflow.model import valid_account_name
@@ -25,19 +30,57 @@ from kimiflow.scheduling.spill import Spill, recover
 from kimiflow.storetime import StoreClock
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Callable, Collection
+    from collections.abc import AsyncIterator, Callable, Collection, Coroutine, Iterator, Mapping, Sequence
+    from typing import Any, Literal, TypeVar
 
     import httpx
 
-    from kimiflow.client import Client
     from kimiflow.clock import Clock
     from kimiflow.http.transports import Transports
-    from kimiflow.model import Account
+    from kimiflow.model import Account, Authorization, Sealed
     from kimiflow.settings import Settings
     from kimiflow.stores.base import Snapshot, Store
     from kimiflow.vault import Vault
 
+    T = TypeVar("T")
+
 __all__ = ["Engine"]
+
+_NEWS_GATHER: Final = 0.05
+"""Seconds in which changes that the store tells of gather."""
+
+
+class Scope:
+    """Which accounts are to be driven: those that somebody waits for, or all while a worker runs."""
+
+    def __init__(self) -> None:
+        self._waited_for: Counter[str] = Counter()
+        self._workers = 0
+
+    def __call__(self) -> Collection[str] | None:
+        """Their ids; ``None`` for all."""
+        return None if self._workers else self._waited_for
+
+    @contextmanager
+    def with_all(self) -> Iterator[None]:
+        """All of them, while the block runs."""
+        self._workers += 1
+        try:
+            yield
+        finally:
+            self._workers -= 1
+
+    @contextmanager
+    def including(self, account_ids: Collection[str]) -> Iterator[None]:
+        """These as well, while the block runs."""
+        self._waited_for.update(account_ids)
+        try:
+            yield
+        finally:
+            self._waited_for.subtract(account_ids)
+            for account_id in account_ids:
+                if self._waited_for[account_id] <= 0:
+                    del self._waited_for[account_id]
 
 
 class Engine:
@@ -68,13 +111,18 @@ class Engine:
         self._transport_for = transport_for
         self._limits = limits or Limits.for_timeout(settings.http_timeout, settings.concurrency)
         self._vault: Vault | None = None
-        self._client: Client | None = None
-        self._interest: Counter[str] = Counter()
-        self._background: tuple[Scheduler, asyncio.Task[None]] | None = None
-        self._schedulers: set[Scheduler] = set()
-        self._spills: list[Spill] = []
+        self._scope = Scope()
+        self._making = asyncio.Lock()
+        """Held while the vault or the scheduler is made: of each there is one, however many need it at once."""
+        self._scheduler: Scheduler | None = None
+        self._driving: asyncio.Task[None] | None = None
+        self._spill = Spill(settings.home, self.log)
         self._feed: asyncio.Task[None] | None = None
+        self._started: set[asyncio.Task[Any]] = set()
         self._moved = asyncio.Event()
+        self._moved_of: dict[str, asyncio.Event] = {}
+        self._snapshots = Batched(self._find_snapshots, self.start)
+        self._due = Batched(self._make_due, self.start)
         self.closed = False
         """Set before anything is let go of; whoever waits for news looks at it."""
 
@@ -91,35 +139,97 @@ class Engine:
         self._feed = asyncio.create_task(self._follow_store(), name="kimiflow-feed")
 
     async def close(self) -> None:
-        """Lets requests in flight land and be committed, then lets go of everything."""
+        """Lets requests in flight land and be committed, then lets go of everything. Not cut short by a cancellation.
+
+        :raises NotSaved: where something arrived that could be saved nowhere.
+        """
         self.closed = True
         self._notify()
-        for scheduler in self._schedulers:
-            scheduler.stop()
-        if self._background is not None:
-            await asyncio.gather(self._background[1], return_exceptions=True)
+        await finish(self._close())
+
+    async def _close(self) -> None:
+        await outlast(*self._started)
+        if self._scheduler is not None:
+            self._scheduler.stop()
+            await outlast(self._driving)
         if self._feed is not None:
             self._feed.cancel()
-            await asyncio.gather(self._feed, return_exceptions=True)
-        for spill in self._spills:
-            spill.close()
+            await outlast(self._feed)
+        self._spill.close()
         if self._transports is not None:
             await self._transports.aclose()
         await self.store.close()
+        if self._scheduler is not None and (lost := self._scheduler.not_saved()):
+            raise not_saved(lost, self.settings)
+
+    def start(self, work: Coroutine[Any, Any, T], name: str) -> asyncio.Task[T]:
+        """Runs ``work`` beside whoever asks for it; :meth:`close` waits for it.
+
+        :raises UsageError: where it was closed.
+        """
+        if self.closed:
+            work.close()
+        self._must_be_open()
+        task = begin(work, name)
+        self._started.add(task)
+        task.add_done_callback(self._started.discard)
+        return task
+
+    def awaited(self) -> list[str]:
+        """Accounts whose request is with a server, sorted: its reply may hold the only copy of a token."""
+        return [] if self._scheduler is None else self._scheduler.awaited()
+
+    @property
+    def longest_stop(self) -> float:
+        """Seconds that :meth:`close` may wait for replies and for the store."""
+        return self._limits.longest_stop
+
+    def give_up(self) -> list[str]:
+        """For a process that ends here and now: what has arrived is kept aside; returns :meth:`awaited`, now in doubt.
+
+        :raises NotSaved: where something arrived that could be saved nowhere.
+        """
+        if self._scheduler is None:
+            return []
+        awaited = self._scheduler.give_up()
+        if lost := self._scheduler.not_saved():
+            raise not_saved(sorted({*lost, *awaited}), self.settings)
+        return awaited
 
     async def run(self, *, until_settled: bool, stop: asyncio.Event | None) -> None:
         """Drives everything in the store until ``stop``, or until no sign-in is on its way."""
-        scheduler = await self._make_scheduler(None)
-        stopper = asyncio.create_task(_stop_on(scheduler, stop)) if stop is not None else None
+        scheduler = await self._running_scheduler()
         chores = Chores(self.store, self.clock, self.log, name=scheduler.owner, in_flight=lambda: scheduler.in_flight)
+        async with chores.done():
+            try:
+                with self._scope.with_all():
+                    scheduler.wake()
+                    await self._until(stop or asyncio.Event(), settled=until_settled)
+            finally:
+                await finish(scheduler.landed())
+
+    async def _until(self, stop: asyncio.Event, *, settled: bool) -> None:
+        """Until ``stop`` is set; with ``settled`` also until no sign-in is on its way."""
+        assert self._driving is not None  # noqa: S101 - the scheduler runs
+        ends = [asyncio.ensure_future(stop.wait())]
+        if settled:
+            ends.append(asyncio.ensure_future(self._all_settled()))
         try:
-            async with chores.done():
-                await scheduler.run(until_settled=until_settled)
+            await asyncio.wait({*ends, self._driving}, return_when=asyncio.FIRST_COMPLETED)
+            for each in (*ends, self._driving):
+                if each.done():
+                    each.result()
         finally:
-            self._schedulers.discard(scheduler)
-            if stopper is not None:
-                stopper.cancel()
-                await asyncio.gather(stopper, return_exceptions=True)
+            for end in ends:
+                end.cancel()
+
+    async def _all_settled(self) -> Literal[True]:
+        while True:
+            moved = self._moved
+            with suppress(StoreUnavailable):  # the scheduler meets the same, and says so
+                if await self.store.count_on_their_way() == 0:
+                    return True
+            await self.wait_for(moved, None)
 
     async def vault(self) -> Vault:
         """The vault; made, with its key, when a secret is first needed.
@@ -127,7 +237,9 @@ class Engine:
         :raises VaultError: where the key is missing or is another one.
         """
         if self._vault is None:
-            self._vault = load_vault(self.settings, await self.store.any_sealed())
+            async with self._making:
+                if self._vault is None:
+                    self._vault = load_vault(self.settings, await self.store.any_sealed())
         return self._vault
 
     async def snapshot(self, name: str) -> Snapshot:
@@ -135,48 +247,57 @@ class Engine:
 
         :raises UnknownAccount: where there is none of that name.
         """
-        await self.clock.synchronise()
-        found = await self.store.snapshots([valid_account_name(name)])
-        if not found:
+        found = await self._snapshots(valid_account_name(name))
+        if found is None:
             raise unknown(name)
-        return found[0]
+        return found
+
+    async def _find_snapshots(self, names: Sequence[str]) -> Mapping[str, Snapshot]:
+        await self.clock.synchronise()
+        return {snapshot.account.name: snapshot for snapshot in await self.store.snapshots(names)}
+
+    async def make_due(self, grant: Authorization[Sealed]) -> None:
+        """A grant is to be refreshed now, unless its tokens are newer by now."""
+        await self._due((grant.id, grant.token_version))
+        if self._scheduler is not None:
+            self._scheduler.wake()
+
+    async def _make_due(self, tokens_seen: Sequence[tuple[str, int]]) -> Mapping[tuple[str, int], None]:
+        await self.store.hasten(tokens_seen, self.clock.now())
+        return {}
 
     @asynccontextmanager
     async def driving(self, account_ids: Collection[str]) -> AsyncIterator[None]:
         """Drives these accounts while the block runs; others, in any process, may drive them too."""
-        self._interest.update(account_ids)
-        try:
+        with self._scope.including(account_ids):
             if account_ids:
-                if self._background is None:
-                    scheduler = await self._make_scheduler(self._interest)
-                    task = asyncio.create_task(scheduler.run(), name="kimiflow-scheduler")
-                    self._background = scheduler, task
-                self._background[0].wake()
+                (await self._running_scheduler()).wake()
             yield
-        finally:
-            self._interest.subtract(account_ids)
-            for account_id in account_ids:
-                if self._interest[account_id] <= 0:
-                    del self._interest[account_id]
 
     @property
     def moved(self) -> asyncio.Event:
         """Set once anything changes from now on; take it before looking, then wait for it."""
         return self._moved
 
+    def moved_of(self, account_id: str) -> asyncio.Event:
+        """The same, for one account; others that change meanwhile wake nobody who waits for this one."""
+        return self._moved_of.setdefault(account_id, asyncio.Event())
+
     def stirred(self) -> None:
         """Something was written here that is to be acted on at once."""
         self._notify()
-        for scheduler in self._schedulers:
-            scheduler.wake()
+        if self._scheduler is not None:
+            self._scheduler.wake()
 
     async def wait_for(self, moved: asyncio.Event, deadline: float | None) -> None:
         """Waits for ``moved``, at most a second, so that nothing depends on a notice that was lost.
 
         :raises StillPending: where ``deadline``, in monotonic seconds, has passed.
+        :raises UsageError: where it was closed.
         """
-        if self._background is not None and self._background[1].done():
-            await self._background[1]
+        self._must_be_open()
+        if self._driving is not None and self._driving.done():
+            await self._driving
         left = 1.0 if deadline is None else min(1.0, deadline - self.clock.monotonic())
         if left <= 0:
             raise StillPending("time was up")
@@ -199,25 +320,36 @@ class Engine:
             )
         return self._transport_for(account, url)
 
-    async def _make_scheduler(self, only: Collection[str] | None) -> Scheduler:
+    async def _running_scheduler(self) -> Scheduler:
         vault = await self.vault()
-        if self._client is None:
-            from kimiflow import identity  # noqa: PLC0415 - likewise
-            from kimiflow.client import Client  # noqa: PLC0415
+        self._must_be_open()
+        if self._scheduler is None:
+            # Nothing is awaited from here on, so that there is one.
+            self._scheduler = self._make_scheduler(vault)
+            self._driving = begin(self._scheduler.run(), "kimiflow-scheduler")
+        return self._scheduler
 
-            self._client = Client(
-                self.providers,
-                identity.local(),
-                timeout=self.settings.http_timeout,
-                transport_for=self.transport_for,
-                clock=self.clock,
+    def _must_be_open(self) -> None:
+        if self.closed:
+            raise UsageError(
+                "this KimiFlow is closed", hint="Use it inside: async with KimiFlow.open() as flow, and not after it."
             )
-        spill = Spill(self.settings.home, self.log)
-        self._spills.append(spill)
-        scheduler = Scheduler(
+
+    def _make_scheduler(self, vault: Vault) -> Scheduler:
+        from kimiflow import identity  # noqa: PLC0415 - most commands make no request
+        from kimiflow.client import Client  # noqa: PLC0415 - likewise
+
+        client = Client(
+            self.providers,
+            identity.local(),
+            timeout=self.settings.http_timeout,
+            transport_for=self.transport_for,
+            clock=self.clock,
+        )
+        return Scheduler(
             self.store,
             vault,
-            self._client,
+            client,
             self.providers,
             owner=f"{socket.gethostname()}:{os.getpid()}:{secrets.token_hex(4)}",
             clock=self.clock,
@@ -225,12 +357,10 @@ class Engine:
             pacing=self.settings.pacing,
             limits=self._limits,
             log=self.log,
-            only=only,
-            on_step=lambda _account_id: self._notify(),
-            keep=spill.keep,
+            scope=self._scope,
+            on_step=self._notify_of,
+            keep=self._spill.keep,
         )
-        self._schedulers.add(scheduler)
-        return scheduler
 
     async def _follow_store(self) -> None:
         """Tells everybody here when anybody anywhere has committed something."""
@@ -238,11 +368,22 @@ class Engine:
             try:
                 if await self.store.changed(30.0):
                     self.stirred()
+                    # Many commits in a row are one piece of news; those of this process have been told already.
+                    await asyncio.sleep(_NEWS_GATHER)
             except StoreUnavailable:
                 # Whoever needs the store meets the same trouble and reports it; here it is only waited out.
                 await asyncio.sleep(1.0)
 
     def _notify(self) -> None:
+        """Something has changed, and nobody knows what."""
+        waited_for, self._moved_of = self._moved_of, {}
+        for moved in waited_for.values():
+            moved.set()
+        self._notify_of("")
+
+    def _notify_of(self, account_id: str) -> None:
+        if (of_this := self._moved_of.pop(account_id, None)) is not None:
+            of_this.set()
         moved, self._moved = self._moved, asyncio.Event()
         moved.set()
 
@@ -252,6 +393,10 @@ def unknown(name: str) -> UnknownAccount:
     return UnknownAccount(f"there is no account {name}", hint=f"Sign in with: kimiflow login {name}", account=name)
 
 
-async def _stop_on(scheduler: Scheduler, stop: asyncio.Event) -> None:
-    await stop.wait()
-    scheduler.stop()
+def not_saved(names: Collection[str], settings: Settings) -> NotSaved:
+    """The error for replies that are lost, because there was no place to save them."""
+    return NotSaved(
+        f"what the server said last could be saved neither in the database nor in {settings.home}: {', '.join(names)}",
+        hint="See how they are with: kimiflow status; who is expired then, signs in with: kimiflow login NAME",
+        account=next(iter(names)) if len(names) == 1 else None,
+    )

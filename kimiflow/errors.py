@@ -16,6 +16,7 @@
     ├── PoolExhausted              no account of a pool is left
     ├── StoreError
     │   ├── StoreUnavailable       the database is locked, away or not readable
+    │   ├── NotSaved               what a server said could be saved nowhere
     │   └── SchemaMismatch         the database is newer than the program, or not ours
     └── VaultError
         ├── KeyMissing
@@ -33,6 +34,7 @@ __all__ = [
     "InvalidSetting",
     "KeyMissing",
     "KimiFlowError",
+    "NotSaved",
     "PoolExhausted",
     "RequestFailed",
     "SchemaMismatch",
@@ -130,6 +132,10 @@ class StoreError(KimiFlowError):
 
 class StoreUnavailable(StoreError):
     """The database is locked, away, or not to be read or written just now."""
+
+
+class NotSaved(StoreError):
+    """Something arrived that could be saved neither in the store nor in a file beside it, and is lost."""
 
 
 class SchemaMismatch(StoreError):

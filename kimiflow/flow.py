@@ -59,6 +59,10 @@ class KimiFlow:
     Use it as an async context manager, made by :meth:`open`. Any number of processes may use the same store at
     once; they share the work, and one refresh token is never used by two of them.
 
+    To leave the context waits until every request that has left is answered and committed, also where it is left by a
+    cancellation, and where it is cancelled again meanwhile. Leaving it raises :class:`~kimiflow.errors.NotSaved` where
+    something arrived that could be saved neither in the store nor in the home.
+
     All methods raise :class:`~kimiflow.errors.StoreUnavailable` where the database is away.
     """
 
@@ -448,6 +452,29 @@ class KimiFlow:
         committed before it returns.
         """
         await self._engine.run(until_settled=until_settled, stop=stop)
+
+    # Ending
+
+    def awaited(self) -> list[str]:
+        """Accounts whose request is with the server, sorted by name: its reply may hold the only copy of a token.
+
+        To leave the context waits for them, up to :attr:`longest_stop`.
+        """
+        return self._engine.awaited()
+
+    @property
+    def longest_stop(self) -> float:
+        """Seconds that leaving the context may take: a request has just left, and then the store is away."""
+        return self._engine.longest_stop
+
+    def give_up(self) -> list[str]:
+        """For a process that has to end here and now: what has arrived is kept in a file in the home.
+
+        Returns :meth:`awaited`, accounts that are in doubt from now on: what the server answers them is lost.
+
+        :raises NotSaved: where something arrived that could be saved nowhere.
+        """
+        return self._engine.give_up()
 
     async def _known(self, names: Collection[str] | None) -> Mapping[str, Snapshot]:
         found = {s.account.name: s for s in await self._store.snapshots(names)}

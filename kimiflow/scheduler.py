@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING
 from kimiflow.advance import INTERRUPTED, OUT_OF_TIME, advance, is_overdue, local_event
 from kimiflow.errors import KimiFlowError, StoreUnavailable, VaultError
 from kimiflow.events import AttemptFailed, RefreshDue
+from kimiflow.finishing import begin
 from kimiflow.model import HOLDS_TOKENS, State
 from kimiflow.scheduling.committer import Committer
 from kimiflow.scheduling.hosts import Hosts
@@ -42,7 +43,7 @@ if TYPE_CHECKING:
 __all__ = ["Scheduler"]
 
 
-@dataclass(slots=True)
+@dataclass(slots=True, eq=False)
 class _Work:
     """A claim on its way through one round."""
 
@@ -54,13 +55,16 @@ class _Work:
     history: tuple[Transition, ...] = ()
     wants_request: bool = True
     probe: bool = False
+    asked: bool = False
+    """Its request has left, and what comes of it is not handed in yet."""
 
 
 class Scheduler:
     """Drives the authorizations of a store until told to stop.
 
     :param owner: names this worker in leases; no two workers may share one.
-    :param only: account ids that it is limited to, read anew at each round; ``None`` for all.
+    :param scope: which accounts are to be driven, by their ids, asked anew at each round; ``None`` for all. What is
+        under way for one that has left the scope is given back, unless its request has left: then it lands.
     :param draw: a random number in [0, 1) for jitter.
     :param on_step: called after each commit with the account id, in the loop's thread.
     :param keep: keeps steps aside while the store is away; see :class:`~kimiflow.scheduling.committer.Committer`.
@@ -79,9 +83,9 @@ class Scheduler:
         pacing: Pacing,
         limits: Limits,
         log: FilteringBoundLogger,
-        only: Collection[str] | None = None,
+        scope: Callable[[], Collection[str] | None] = lambda: None,
         on_step: Callable[[str], None] = lambda _: None,
-        keep: Callable[[Sequence[Step]], None] = lambda _: None,
+        keep: Callable[[Sequence[Step]], bool] = lambda _: True,
     ) -> None:
         if limits.lease <= limits.request_timeout + limits.margin:
             msg = "the lease must outlive a request and the margin"
@@ -95,7 +99,7 @@ class Scheduler:
         self._pacing = pacing
         self._limits = limits
         self._log = log
-        self._only = only
+        self._scope = scope
         self._on_step = on_step
         self._debug = logging.getLogger("kimiflow").isEnabledFor(logging.DEBUG)
         self._committer = Committer(store, log, keep=keep)
@@ -106,17 +110,18 @@ class Scheduler:
             self._drive, self._failed, total=limits.concurrency, per_host=self._hosts.lanes_of_each
         )
         self._in_grace: set[asyncio.Task[None]] = set()
-        self._open = 0
-        self._all_done = asyncio.Event()
-        self._all_done.set()
-        self._stop = asyncio.Event()
+        self._open: set[_Work] = set()
+        self._landed = asyncio.Event()
+        """Set at each claim that is done with."""
+        self._leaving = asyncio.Event()
+        """Set, and replaced, when accounts have left the scope, so that nothing of theirs waits any longer."""
+        self._stopped = False
         self._wake = asyncio.Event()
         self._look = False
         """Something happened that makes it worth looking at what is due before ``_planned``."""
         self._planned = 0.0
         """When to look next, by the wall clock."""
         self._full = False
-        self._until_settled = False
 
     @property
     def owner(self) -> str:
@@ -126,7 +131,15 @@ class Scheduler:
     @property
     def in_flight(self) -> int:
         """Claims that are being worked on, up to the commit of what comes of them."""
-        return self._open
+        return len(self._open)
+
+    def awaited(self) -> list[str]:
+        """Accounts whose request is with the server: its reply may hold the only copy of a token. Sorted by name."""
+        return sorted({w.claim.account.name for w in self._open if w.asked and w.current.state is not State.REQUESTED})
+
+    def not_saved(self) -> list[str]:
+        """Accounts of which something arrived that is neither in the store nor kept aside. For when it has ended."""
+        return sorted({step.claim.account.name for step in self._committer.not_saved()})
 
     def wake(self) -> None:
         """Look again at what is due, now."""
@@ -135,22 +148,22 @@ class Scheduler:
 
     def stop(self) -> None:
         """Take nothing new. What is in flight lands and is committed before :meth:`run` returns."""
-        self._stop.set()
+        self._stopped = True
         self.wake()
 
-    async def run(self, *, until_settled: bool = False) -> None:
-        """Drives whatever is due until :meth:`stop`.
+    def give_up(self) -> list[str]:
+        """For a process that ends here and now: keeps aside what has arrived; returns :meth:`awaited`."""
+        self._stopped = True
+        self._committer.give_up()
+        return self.awaited()
 
-        With ``until_settled`` it returns by itself once no sign-in is on its way (requested, pending, slow_down).
-        """
-        self._until_settled = until_settled
+    async def run(self) -> None:
+        """Drives whatever is due until :meth:`stop`. To be cancelled stops it as well, and lets land what is in flight."""
         pause = 0.1
         try:
-            while not self._stop.is_set():
+            while not self._stopped:
                 self._look = False
                 try:
-                    if until_settled and not self._open and await self._all_settled():
-                        break
                     self._planned = await self._round()
                     pause = 0.1
                 except StoreUnavailable as error:
@@ -159,21 +172,39 @@ class Scheduler:
                     pause = min(pause * 2, 5.0)
                 await self._sleep()
         finally:
+            self._stopped = True
             await self._land()
 
-    async def _land(self) -> None:
-        """Requests in flight land, and their results are committed: a lost reply would be a lost token.
+    async def landed(self) -> None:
+        """Waits until nothing is under way for accounts outside of the scope, or at all once it was stopped.
 
-        Only a store that stays away is not waited for: its steps were kept aside, for the next process to commit.
+        Only a store that stays away is not waited for: what has arrived is kept aside, for the next process to commit.
         """
-        while self._open:
+        leaving, self._leaving = self._leaving, asyncio.Event()
+        leaving.set()
+        while any(not self._is_wanted(work) for work in self._open):
+            if self._committer.away_for() > self._limits.patience and not self._lanes.tasks:
+                return
+            self._landed.clear()
             with suppress(TimeoutError):
                 async with asyncio.timeout(1.0):
-                    await self._all_done.wait()
-            if self._committer.away_for() > self._limits.patience and not self._lanes.tasks:
-                left = self._committer.give_up()
-                self._log.error("stopped_without_the_store", steps=len(left))
-                return
+                    await self._landed.wait()
+
+    async def _land(self) -> None:
+        """Requests in flight land, and their results are committed: a lost reply would be a lost token."""
+        while True:
+            try:
+                await self.landed()
+                break
+            except asyncio.CancelledError:
+                continue
+        if self._open:
+            left = self._committer.give_up()
+            self._log.error("stopped_without_the_store", steps=len(left))
+
+    def _is_wanted(self, work: _Work) -> bool:
+        scope = self._scope()
+        return not self._stopped and (scope is None or work.claim.account.id in scope)
 
     async def _sleep(self) -> None:
         """Until it is time to look, or something makes it worth looking sooner."""
@@ -192,17 +223,14 @@ class Scheduler:
             self._planned = due
             self._wake.set()
 
-    async def _all_settled(self) -> bool:
-        return await self._store.count_on_their_way(only=self._only) == 0
-
     async def _round(self) -> float:
         """Claims what is due and sets it going. Returns when, by the wall clock, to look again."""
-        limits = self._limits
+        limits, scope = self._limits, self._scope()
+        if scope is not None and not scope:
+            return self._clock.now() + limits.idle
         await self._clock.synchronise()
         started = self._clock.now()
-        if self._only is not None and not self._only:
-            return started + limits.idle
-        room = limits.open_claims - self._open
+        room = limits.open_claims - len(self._open)
         self._full = room < limits.batch // 2 + 1
         if self._full:
             return started + limits.idle  # the next claim that is done with wakes the loop
@@ -223,7 +251,7 @@ class Scheduler:
             self._others_again_at = self._clock.monotonic() + limits.glance
         if len(taken) == limit:
             return started
-        due = await self._store.next_due(only=self._only, skip_providers=hosts.blocked())
+        due = await self._store.next_due(only=self._scope(), skip_providers=hosts.blocked())
         now, monotonic = self._clock.now(), self._clock.monotonic()
         retries = [now + look - monotonic for look in hosts.next_looks()]
         soonest = min([now + limits.idle, *retries] if due is None else [now + limits.idle, due, *retries])
@@ -245,7 +273,7 @@ class Scheduler:
             self._clock.now(),
             limits.lease,
             limit,
-            only=self._only,
+            only=self._scope(),
             providers=providers,
             skip_providers=skip,
         )
@@ -264,9 +292,8 @@ class Scheduler:
         """Does what needs no server, commits what must be committed before a request, and sends the rest off."""
         if not works:
             return
-        self._open += len(works)
+        self._open.update(works)
         self._hosts.claimed(map(self._host_name, works))
-        self._all_done.clear()
         now = self._clock.now()
         in_doubt = []
         for work in works:
@@ -286,19 +313,26 @@ class Scheduler:
             self._lanes.put(self._host_name(work), work)
 
     async def _after_grace(self, works: Sequence[_Work]) -> None:
-        with suppress(TimeoutError):
-            async with asyncio.timeout(self._limits.grace):
-                await self._stop.wait()
-        now = self._clock.now()
-        for work in works:
-            if self._stop.is_set():
-                # Left as it is until its lease is over: to give it back would hide that it is in doubt.
-                self._done_with(work)
-            else:
-                self._set_going(work, now)
+        ends = asyncio.get_running_loop().time() + self._limits.grace
+        while works:
+            try:
+                async with asyncio.timeout_at(ends):
+                    await self._leaving.wait()
+            except TimeoutError:
+                now = self._clock.now()
+                for work in works:
+                    self._set_going(work, now)
+                return
+            except asyncio.CancelledError:
+                self._stopped = True
+            for work in works:
+                if not self._is_wanted(work):
+                    # Left as it is until its lease is over: to give it back would hide that it is in doubt.
+                    self._done_with(work)
+            works = [work for work in works if work in self._open]
 
     def _task_for(self, waiting: Coroutine[None, None, None]) -> None:
-        task = asyncio.create_task(waiting, name="kimiflow-grace")
+        task = begin(waiting, "kimiflow-grace")
         self._in_grace.add(task)
         task.add_done_callback(self._in_grace.discard)
 
@@ -325,17 +359,19 @@ class Scheduler:
         if work.probe:
             self._hosts.probed(host)
         has_room_again = self._hosts.done(host)
-        self._open -= 1
-        if not self._open:
-            self._all_done.set()
-        if self._full or has_room_again or (self._until_settled and not self._open):
+        self._open.discard(work)
+        self._landed.set()
+        if self._full or has_room_again:
             self.wake()
         else:
             self._expect(work.current.next_attempt_at)
 
-    def _failed(self, work: _Work, error: Exception) -> None:
-        """A defect: the row is left as it is, and comes up again when its lease is over."""
-        self._log.error("request_failed", account=work.claim.account.name, exc_info=error)
+    def _failed(self, work: _Work, error: BaseException) -> None:
+        """A defect, or cancelled: the row is left as it is, and comes up again when its lease is over."""
+        if isinstance(error, asyncio.CancelledError):
+            self._log.warning("request_cancelled", account=work.claim.account.name)
+        else:
+            self._log.error("request_failed", account=work.claim.account.name, exc_info=error)
         self._done_with(work)
 
     def _take_local_steps(self, work: _Work, now: float) -> None:
@@ -368,15 +404,18 @@ class Scheduler:
                 self._apply(work, OUT_OF_TIME, now)
             self._hand_in(work)
             return
-        event = await self._request(work)
-        work.wants_request = False
+        work.asked = True
+        try:
+            event = await self._request(work)
+        finally:
+            work.asked = work.wants_request = False
         self._note_health(host, event)
         self._apply(work, event, self._clock.now())
         self._hand_in(work)
 
     def _lease_suffices(self, work: _Work) -> bool:
         left = work.lease_ends - self._clock.monotonic()
-        return left >= self._limits.request_timeout + self._limits.margin and not self._stop.is_set()
+        return left >= self._limits.request_timeout + self._limits.margin and self._is_wanted(work)
 
     def _note_health(self, host: str, event: Event) -> None:
         if isinstance(event, AttemptFailed) and not event.reached:

@@ -100,10 +100,9 @@ class TokenSource:
         deadline = engine.clock.monotonic() + patience
         before, current = grant, grant
         async with engine.driving([snapshot.account.id]):
-            await engine.store.hasten([(grant.id, grant.token_version)], now)
-            engine.stirred()
+            await engine.make_due(grant)
             while True:
-                moved = engine.moved
+                moved = engine.moved_of(snapshot.account.id)
                 snapshot = await engine.snapshot(name)
                 current = _grant(snapshot)
                 if (current.id, current.token_version) != (before.id, before.token_version):

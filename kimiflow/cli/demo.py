@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from kimiflow.cli.demo_check import Finding, findings
 from kimiflow.cli.demo_screen import Screen
 from kimiflow.cli.demo_stage import set_up
-from kimiflow.cli.failures import FAILURE, INTERRUPTED
+from kimiflow.cli.failures import FAILURE
 from kimiflow.cli.running import unless_stopped
 from kimiflow.model import ON_ITS_WAY, State
 
@@ -34,7 +34,7 @@ _BREATH = 2.5
 
 def demo() -> int:
     """Runs the command; returns the exit code."""
-    return asyncio.run(unless_stopped(_demo, interrupted=lambda: INTERRUPTED))
+    return asyncio.run(unless_stopped(_demo))
 
 
 async def _demo() -> int:

@@ -92,10 +92,9 @@ def reported() -> Iterator[Outcome]:
 
 
 def _error(message: str, hint: str = "") -> None:
-    with suppress(OSError):
-        say(f"{paint('error:', 'red', sys.stderr)} {message}")
-        if hint:
-            say(hint)
+    say(f"{paint('error:', 'red', sys.stderr)} {message}")
+    if hint:
+        say(hint)
 
 
 def _from_typer(error: Exception) -> int | None:

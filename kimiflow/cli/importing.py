@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, Final
 from urllib.parse import urlsplit
 
 from kimiflow.cli import words
-from kimiflow.cli.failures import FAILURE, INTERRUPTED, SIGN_IN_NEEDED
+from kimiflow.cli.failures import FAILURE, SIGN_IN_NEEDED
 from kimiflow.cli.running import run, settled_settings
 from kimiflow.cli.talk import paint, result, result_json, say, shown
 from kimiflow.errors import KimiFlowError, SignInNeeded, UsageError
@@ -103,9 +103,9 @@ def import_(wish: Wish) -> int:
     return run(body, settings=settings, interrupted=_interrupted)
 
 
-def _interrupted() -> int:
+def _interrupted(code: int) -> int:
     say("Stopped. What was taken in is kept; the same command goes on where this one ended.")
-    return INTERRUPTED
+    return code
 
 
 def _told(fates: Sequence[Fate], wish: Wish) -> int:

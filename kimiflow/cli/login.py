@@ -116,7 +116,9 @@ def login(wish: Wish) -> int:
         entries += [entry for entry in listed if entry.name not in wish.names]
     progress = _Progress(wish)
     return run(
-        lambda flow: _login(flow, progress, entries), settings=settings, interrupted=lambda: _interrupted(progress)
+        lambda flow: _login(flow, progress, entries),
+        settings=settings,
+        interrupted=lambda code: _interrupted(progress, code),
     )
 
 
@@ -237,11 +239,11 @@ def _ended_badly(status: Status) -> KimiFlowError:
     return settled_badly(status.account, status.state, status.error, status.error_description)
 
 
-def _interrupted(progress: _Progress) -> int:
-    # Not the 130 of a command that was cut short: the flows are in the store and wait for their person, as 4 says.
+def _interrupted(progress: _Progress, code: int) -> int:
+    # Not the code of a command that was cut short: the flows are in the store and wait for their person, as 4 says.
     waiting = progress.waiting
     if not waiting:
-        return failures.INTERRUPTED
+        return code
     say(f"Left with {_are_pending(waiting)}. Nothing is lost; pick up with: kimiflow login {_names(waiting)}")
     return failures.PENDING
 

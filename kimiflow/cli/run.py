@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 from kimiflow.cli.running import run_until_stopped, settled_settings
 from kimiflow.cli.talk import say
+from kimiflow.finishing import finish
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Sequence
@@ -37,19 +38,13 @@ def work(*, until_settled: bool, sync: Sequence[str] = ()) -> int:
     # Whoever asked for JSON has a program read stderr, which trips over a line that is none.
     tell = (lambda _line: None) if settings.log_format == "json" else say
 
-    async def say_when(stop: asyncio.Event) -> None:
-        await stop.wait()
-        tell("Stopping: requests in flight land first.")
-
     async def body(flow: KimiFlow, stop: asyncio.Event) -> int:
         end = "ends once no sign-in is on its way" if until_settled else "Ctrl-C stops it"
         tell(f"Driving every account in {settings.home}; {end}. Whatever stops it, nothing is lost.")
-        farewell = asyncio.create_task(say_when(stop), name="kimiflow-farewell")
-        try:
-            async with _kept_in_step(flow, targets):
-                await flow.run(until_settled=until_settled, stop=stop)
-        finally:
-            farewell.cancel()
+        async with _kept_in_step(flow, targets):
+            await flow.run(until_settled=until_settled, stop=stop)
+        if stop.is_set():
+            tell("Stopped.")
         return 0
 
     return run_until_stopped(body, settings)
@@ -77,4 +72,4 @@ async def _kept_in_step(flow: KimiFlow, targets: Sequence[Target]) -> AsyncItera
         yield
     finally:
         stop.set()
-        await following
+        await finish(following)

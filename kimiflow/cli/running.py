@@ -3,24 +3,34 @@
 from __future__ import annotations
 
 import asyncio
+import math
+import os
 import signal
 import sys
-from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any
+from contextlib import contextmanager, suppress
+from typing import TYPE_CHECKING, Any, Final
 
-from kimiflow.cli.failures import INTERRUPTED
-from kimiflow.cli.talk import say
+from kimiflow.cli.failures import FAILURE, INTERRUPTED, report
+from kimiflow.cli.talk import is_terminal, say
+from kimiflow.errors import NotSaved
 from kimiflow.flow import KimiFlow
-from kimiflow.logs import configure
+from kimiflow.logs import configure, get_logger
 from kimiflow.settings import load_settings
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable, Iterator
+    from collections.abc import Awaitable, Callable, Iterator, Sequence
     from types import FrameType
+    from typing import NoReturn, Self
 
     from kimiflow.settings import Settings
 
 __all__ = ["run", "run_until_stopped", "settled_settings", "unless_stopped"]
+
+_SIGNALS: Final = [getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP") if hasattr(signal, name)]
+"""What ends a program: Ctrl-C, whoever supervises it, and a terminal that goes away."""
+
+_SHOW_CURSOR: Final = "\x1b[?25h"
+"""What a live table hides, and would show again at its end."""
 
 
 def settled_settings(*, log_level: str | None = "warning") -> Settings:
@@ -38,22 +48,23 @@ def run(
     body: Callable[[KimiFlow], Awaitable[int]],
     *,
     settings: Settings | None = None,
-    interrupted: Callable[[], int] = lambda: INTERRUPTED,
+    interrupted: Callable[[int], int] = int,
 ) -> int:
     """Runs ``body`` with a flow, and returns its exit code.
 
-    Ctrl-C and SIGTERM cancel the body, but never the requests that are in flight: those land and are committed,
-    because a reply that nobody reads may hold the only copy of a token.
+    The first signal that ends a program cancels the body, but never the requests that are in flight: those land and are
+    committed, because a reply that nobody reads may hold the only copy of a token. The second ends it at once.
 
-    :param interrupted: called after a signal cut the body short; returns the exit code.
+    :param interrupted: called after a signal cut the body short, with the exit code that is usual then; returns the one
+        to exit with.
     """
     settings = settings or settled_settings()
 
     async def main() -> int:
-        stop = asyncio.Event()
-        with _signals(stop):
+        with Ending(settings).watched() as ending:
             async with KimiFlow.open(settings) as flow:
-                return await _unless(stop, body(flow), interrupted)
+                ending.flow = flow
+                return await _unless(ending, body(flow), interrupted)
 
     return asyncio.run(main())
 
@@ -62,57 +73,116 @@ def run_until_stopped(body: Callable[[KimiFlow, asyncio.Event], Awaitable[int]],
     """Like :func:`run`, for a body that looks at the event itself, which is set by the first signal."""
 
     async def main() -> int:
-        stop = asyncio.Event()
-        with _signals(stop):
+        with Ending(settings).watched() as ending:
             async with KimiFlow.open(settings) as flow:
-                return await body(flow, stop)
+                ending.flow = flow
+                return await body(flow, ending.stop)
 
     return asyncio.run(main())
 
 
-async def unless_stopped(body: Callable[[], Awaitable[int]], *, interrupted: Callable[[], int]) -> int:
-    """Awaits ``body``, which Ctrl-C and SIGTERM cancel; whatever it does to clean up then is not cut short."""
-    stop = asyncio.Event()
-    with _signals(stop):
-        return await _unless(stop, body(), interrupted)
+async def unless_stopped(body: Callable[[], Awaitable[int]], *, interrupted: Callable[[int], int] = int) -> int:
+    """Awaits ``body``, which the first signal cancels; whatever it does to clean up then is cut short by the second."""
+    with Ending().watched() as ending:
+        return await _unless(ending, body(), interrupted)
 
 
-async def _unless(stop: asyncio.Event, body: Awaitable[int], interrupted: Callable[[], int]) -> int:
+async def _unless(ending: Ending, body: Awaitable[int], interrupted: Callable[[int], int]) -> int:
     working = asyncio.ensure_future(body)
-    stopping = asyncio.ensure_future(stop.wait())
+    stopping = asyncio.ensure_future(ending.stop.wait())
     await asyncio.wait({working, stopping}, return_when=asyncio.FIRST_COMPLETED)
     if not working.done():
         working.cancel()
         await asyncio.wait({working})
     stopping.cancel()
-    return interrupted() if working.cancelled() else working.result()
+    return interrupted(ending.code) if working.cancelled() else working.result()
 
 
-@contextmanager
-def _signals(stop: asyncio.Event) -> Iterator[None]:
-    """SIGINT and SIGTERM set ``stop``; when they come again they are told to wait."""
-    loop = asyncio.get_running_loop()
+class Ending:
+    """What the signals that end a program do to a command: the first one asks it to end, the second one ends it.
 
-    def caught() -> None:
-        if stop.is_set():
-            say("Still waiting for requests in flight, so that no token is lost; at most one request's time-out.")
-        stop.set()
+    A signal that was ignored when the program began stays so: ``nohup`` and a shell's ``&`` ask for that.
 
-    def caught_outside(_number: int, _frame: FrameType | None) -> None:
-        loop.call_soon_threadsafe(caught)
+    :param settings: those of the log, where the command has any.
+    """
 
-    before: dict[int, Any] = {}
-    for number in (signal.SIGINT, signal.SIGTERM):
+    def __init__(self, settings: Settings | None = None) -> None:
+        self.stop = asyncio.Event()
+        self.flow: KimiFlow | None = None
+        self.code = INTERRUPTED
+        """The exit code of what was cut short, as shells count it: 128 and the number of the signal."""
+        self._for_programs = settings is not None and settings.log_format == "json"
+
+    @contextmanager
+    def watched(self) -> Iterator[Self]:
+        """The signals are dealt with while the block runs, in the running loop."""
+        loop = asyncio.get_running_loop()
+
+        def caught_outside(number: int, _frame: FrameType | None) -> None:
+            loop.call_soon_threadsafe(self._caught, number)
+
+        before: dict[int, Any] = {}
+        for number in _SIGNALS:
+            if (found := signal.getsignal(number)) in {signal.SIG_IGN, None}:
+                continue
+            try:
+                loop.add_signal_handler(number, self._caught, number)
+            except (NotImplementedError, RuntimeError):  # Windows; or a thread other than the main one
+                if sys.platform == "win32":
+                    signal.signal(number, caught_outside)
+                else:
+                    continue
+            before[number] = found
         try:
-            loop.add_signal_handler(number, caught)
-        except (NotImplementedError, RuntimeError):  # Windows; or a thread other than the main one
-            if sys.platform == "win32":
-                before[number] = signal.signal(number, caught_outside)
-    try:
-        yield
-    finally:
-        for number in (signal.SIGINT, signal.SIGTERM):
-            if number in before:
-                signal.signal(number, before[number])
+            yield self
+        finally:
+            for number, found in before.items():
+                if sys.platform != "win32":
+                    loop.remove_signal_handler(number)
+                signal.signal(number, found)
+
+    def _caught(self, number: int) -> None:
+        if self.stop.is_set():
+            self._end_now()
+        self.code = 128 + number
+        self.stop.set()
+        awaited = self.flow.awaited() if self.flow is not None else []
+        if self.flow is None or not awaited:
+            return
+        at_most = math.ceil(self.flow.longest_stop)
+        if self._for_programs:
+            get_logger().warning("stopping", awaited=awaited, at_most=at_most)
+            return
+        say(
+            f"Waiting for replies that may hold the only copy of a token, at most {at_most} s: {_some(awaited)}. "
+            "The same again ends at once."
+        )
+
+    def _end_now(self) -> NoReturn:
+        """Nothing is waited for; what has arrived is kept in a file, which takes no longer than the disk."""
+        try:
+            in_doubt, error = self.flow.give_up() if self.flow is not None else [], None
+        except NotSaved as failure:
+            in_doubt, error = [], failure
+        if self._for_programs:
+            get_logger().error("ended_at_once", in_doubt=in_doubt, reason=error.message if error else None)
+        else:
+            if is_terminal(sys.stderr):
+                say(_SHOW_CURSOR)
+            if error is not None:
+                report(error)
+            elif in_doubt:
+                say(f"Ended without the replies for {_some(in_doubt, most=100)}: these accounts are in doubt.")
+                say("See what became of them with: kimiflow refresh NAME; who is expired then, signs in anew.")
             else:
-                loop.remove_signal_handler(number)
+                say("Ended at once; nothing was in flight.")
+        for stream in (sys.stdout, sys.stderr):
+            with suppress(OSError, ValueError, AttributeError):
+                stream.flush()
+        os._exit(FAILURE)
+
+
+def _some(names: Sequence[str], most: int = 5) -> str:
+    """The first of these names, and how many more there are."""
+    rest = len(names) - most
+    return ", ".join(names[:most]) + (f" and {rest} more" if rest > 0 else "")

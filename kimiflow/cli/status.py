@@ -69,7 +69,7 @@ def status(
     if watch and profile:
         raise UsageError("--profile asks the API once, and --watch goes on", hint="Leave one of them out.")
     if watch:
-        return run(lambda flow: _watch(flow, wish), interrupted=lambda: 0)
+        return run(lambda flow: _watch(flow, wish), interrupted=lambda _code: 0)
     return run(lambda flow: _once(flow, wish, profile=profile))
 
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 import os
 import sys
+from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -34,8 +35,11 @@ def result_json(value: Any) -> None:  # noqa: ANN401 - whatever json takes
 
 
 def say(line: str) -> None:
-    """One line for a person."""
-    print(line, file=sys.stderr, flush=True)  # noqa: T201 - what stderr is for
+    """One line for a person; where nobody is there any more, none."""
+    if sys.stderr is None:
+        return
+    with suppress(OSError, ValueError):  # the terminal was closed, or the stream
+        print(line, file=sys.stderr, flush=True)  # noqa: T201 - what stderr is for
 
 
 def is_terminal(stream: TextIO | None) -> bool:

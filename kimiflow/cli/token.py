@@ -20,9 +20,6 @@ if TYPE_CHECKING:
 
 __all__ = ["refresh", "token"]
 
-_AT_ONCE = 64
-"""Refreshes that are waited for at the same time."""
-
 
 def token(name: str, *, as_json: bool) -> int:
     """Runs ``kimiflow token``; returns the exit code."""
@@ -55,7 +52,7 @@ async def _refresh(flow: KimiFlow, names: Sequence[str]) -> int:
         if not names:
             say("No account holds tokens. Sign one in with: kimiflow login NAME")
             return 0
-    slots = asyncio.Semaphore(_AT_ONCE)
+    slots = asyncio.Semaphore(flow.settings.concurrency)  # what waits for longer than a request runs out of time
 
     async def one(name: str) -> int:
         try:

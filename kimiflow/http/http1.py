@@ -95,6 +95,9 @@ class Http1Transport(httpx.AsyncBaseTransport):
     async def exchange(self, target: Target, headers: Headers, body: bytes, *, timeout: float) -> RawReply:
         """One exchange, in ``timeout`` seconds, connecting included; raises what :meth:`handle_async_request` does.
 
+        Once the request has left it is not to be cancelled: the reply may hold the only copy of a token. A task that is
+        cancelled meanwhile gets the reply, or what went wrong, all the same.
+
         :raises TimeoutError: where the reply was not complete in time.
         """
         return await self._exchange(target.origin, target.message(headers, body), timeout)
@@ -121,7 +124,13 @@ class Http1Transport(httpx.AsyncBaseTransport):
                 connection.abort()
                 raise TimeoutError  # a request for whose reply nobody would wait is better not sent
         try:
-            reply = await connection.exchange(message, deadline)
+            pending = connection.exchange(message, deadline, for_sure=seconds is not None)
+            try:
+                reply = await pending
+            except asyncio.CancelledError:
+                if pending.cancelled():
+                    raise
+                reply = pending.result()
         except BaseException:
             # Also when cancelled: the rest of this reply must not meet the next request.
             connection.abort()
@@ -176,6 +185,14 @@ def _head(method: str, url: httpx.URL, headers: Headers) -> bytes:
     return b"".join(lines)
 
 
+class _ForSure(asyncio.Future[RawReply]):
+    """A reply that cannot be cancelled: a task that waits for it is, but hears of that when the reply is there."""
+
+    def cancel(self, msg: Any | None = None) -> bool:  # noqa: ANN401 - as it is declared
+        del msg
+        return False
+
+
 class _Connection(asyncio.Protocol):
     """One connection; collects one reply at a time and hands it over through a future."""
 
@@ -209,9 +226,12 @@ class _Connection(asyncio.Protocol):
         if self._transport is not None:
             self._transport.abort()
 
-    def exchange(self, message: bytes, deadline: float) -> asyncio.Future[RawReply]:
-        """Sends ``message``; the reply, unless it is not complete by ``deadline``, in the loop's time."""
-        reply = self._reply = self._loop.create_future()
+    def exchange(self, message: bytes, deadline: float, *, for_sure: bool) -> asyncio.Future[RawReply]:
+        """Sends ``message``; the reply, unless it is not complete by ``deadline``, in the loop's time.
+
+        :param for_sure: the reply is not to be cancelled.
+        """
+        reply = self._reply = _ForSure(loop=self._loop) if for_sure else self._loop.create_future()
         if not self.alive or self._transport is None:
             self._fail(httpx.ReadError("the connection was closed"))
             return reply

@@ -21,6 +21,7 @@ import socket
 from typing import TYPE_CHECKING, Final, Protocol
 
 from kimiflow.errors import RequestFailed, StillPending, UsageError
+from kimiflow.finishing import finish
 from kimiflow.formats.base import Grant
 from kimiflow.model import State, Transition
 from kimiflow.outcome import no_grant
@@ -66,12 +67,7 @@ class Handover:
     async def carry_out(self) -> None:
         """The four steps. See :meth:`Moving.hand_over`."""
         claim = await self._claim()
-        task = asyncio.create_task(self._give(claim), name="kimiflow-hand-over")
-        try:
-            outcome = await asyncio.shield(task)
-        except asyncio.CancelledError:
-            await asyncio.wait({task})
-            raise
+        outcome = await finish(self._engine.start(self._give(claim), "kimiflow-hand-over"))
         # Where it is gone, somebody signed it out meanwhile: nobody here refreshes it, which is what was asked for.
         if outcome not in {Outcome.COMMITTED, Outcome.GONE}:
             raise RequestFailed(

@@ -11,6 +11,7 @@ import asyncio
 from typing import TYPE_CHECKING, Final
 
 from kimiflow.errors import StoreUnavailable
+from kimiflow.finishing import begin
 from kimiflow.stores.base import Outcome
 
 if TYPE_CHECKING:
@@ -35,7 +36,7 @@ class Committer:
 
     :param most: steps in one transaction.
     :param keep: told which steps wait for a store that is away, does not answer or does not take them, so that they
-        outlive the process; and told of none when they have been committed.
+        outlive the process, and told of none when they have been committed; it returns whether they will.
     """
 
     def __init__(
@@ -44,7 +45,7 @@ class Committer:
         log: FilteringBoundLogger,
         *,
         most: int = 1_000,
-        keep: Callable[[Sequence[Step]], None] = lambda _: None,
+        keep: Callable[[Sequence[Step]], bool] = lambda _: True,
     ) -> None:
         self._store = store
         self._log = log
@@ -55,6 +56,9 @@ class Committer:
         self._writer: asyncio.Task[None] | None = None
         self._kept = 0
         """How many of those that wait, the oldest, were kept aside."""
+        self._aside: Sequence[Step] = ()
+        self._is_kept = True
+        """What was last to be kept aside, and whether it was."""
         self._alarm: asyncio.TimerHandle | None = None
         self._refused: list[Step] = []
         """Those with tokens that the store does not take; another program, or this one after a repair, may write them."""
@@ -71,20 +75,24 @@ class Committer:
         return asyncio.get_running_loop().time() - self._away_since
 
     def give_up(self) -> Sequence[Step]:
-        """Stops trying, and returns the steps that the store does not have. For a process that must end."""
-        if self._writer is not None:
-            self._writer.cancel()
-        self._disarm()
+        """Stops trying, keeps what is left aside, and returns the steps of it. For a process that must end."""
         unsaved = self.unsaved
         self._keep_aside()
         self._waiting.clear()
+        if self._writer is not None:
+            self._writer.cancel()
+        self._disarm()
         return unsaved
+
+    def not_saved(self) -> Sequence[Step]:
+        """Those that are neither in the store nor kept aside. For a process that has nothing more to commit."""
+        return [] if self._is_kept else self._aside
 
     def hand_in(self, step: Step, done: Done) -> None:
         """Commits ``step`` with the next group, and calls ``done`` with what became of it, however long that takes."""
         self._waiting.append((step, done))
         if self._writer is None or self._writer.done():
-            self._writer = asyncio.create_task(self._write(), name="kimiflow-committer")
+            self._writer = begin(self._write(), "kimiflow-committer")
 
     async def commit(self, step: Step) -> Outcome:
         """The same for who has nothing else to do meanwhile."""
@@ -93,6 +101,14 @@ class Committer:
         return await outcome
 
     async def _write(self) -> None:
+        while self._waiting:
+            try:
+                await self._write_all()
+            except asyncio.CancelledError:
+                # By :meth:`give_up`, or by a program that cancels all its tasks. That is no reason to drop anything.
+                self._keep_aside()
+
+    async def _write_all(self) -> None:
         pause = _FIRST_PAUSE
         try:
             while self._waiting:
@@ -123,13 +139,17 @@ class Committer:
                 if self._kept:
                     self._kept = max(0, self._kept - len(batch))
                     if not self._kept:
-                        self._keep(self._refused)
+                        self._put_aside(self._refused)
         finally:
             self._disarm()
 
     def _keep_aside(self) -> None:
-        self._keep([*self._refused, *_worth_keeping(self.unsaved)])
+        self._put_aside([*self._refused, *_worth_keeping(self.unsaved)])
         self._kept = len(self._waiting)
+
+    def _put_aside(self, steps: Sequence[Step]) -> None:
+        self._aside = steps
+        self._is_kept = self._keep(steps)
 
     def _arm(self) -> None:
         """Once a second until the store answers, whatever has come in since is kept aside."""

@@ -11,6 +11,8 @@ import asyncio
 from collections import deque
 from typing import TYPE_CHECKING, Generic, TypeVar
 
+from kimiflow.finishing import begin
+
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
 
@@ -31,7 +33,8 @@ class _Queue(Generic[T]):
 class Lanes(Generic[T]):
     """Serves items by host.
 
-    :param serve: called with each item; what it raises goes to ``on_error`` and ends nothing else.
+    :param serve: called with each item; what it raises goes to ``on_error`` and ends nothing else, also where it was
+        cancelled.
     :param total: most items at a time.
     :param per_host: most items of one host at a time.
     """
@@ -39,7 +42,7 @@ class Lanes(Generic[T]):
     def __init__(
         self,
         serve: Callable[[T], Awaitable[None]],
-        on_error: Callable[[T, Exception], None],
+        on_error: Callable[[T, BaseException], None],
         *,
         total: int,
         per_host: int,
@@ -60,7 +63,7 @@ class Lanes(Generic[T]):
         queue.load += 1
         if len(self._tasks) < self._total and queue.lanes < self._per_host:
             queue.lanes += 1
-            task = asyncio.create_task(self._lane(queue))
+            task = begin(self._lane(queue), "kimiflow-lane")
             self._tasks.add(task)
             task.add_done_callback(self._tasks.discard)
 
@@ -91,7 +94,8 @@ class Lanes(Generic[T]):
             item = queue.items.popleft()
             try:
                 await self._serve(item)
-            except Exception as error:  # noqa: BLE001 - handed on; one item's defect must not stop the others
+            except (Exception, asyncio.CancelledError) as error:  # noqa: BLE001 - handed on; one item's defect is its own
+                # Nor does a program that cancels all its tasks: what is left over still has to be given back.
                 self._on_error(item, error)
             finally:
                 queue.load -= 1

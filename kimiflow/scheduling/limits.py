@@ -42,6 +42,11 @@ class Limits:
         return self.concurrency + 3 * self.batch
 
     @property
+    def longest_stop(self) -> float:
+        """How long a worker may take that is told to stop: a request has just left, then the store is away."""
+        return self.request_timeout + self.patience + 5.0
+
+    @property
     def grace(self) -> float:
         """How long a refresh in doubt is left alone once its lease is over.
 

@@ -45,13 +45,13 @@ class Spill:
         self._written = 0
         self._held: int | None = None
 
-    def keep(self, steps: Sequence[Step]) -> None:
-        """Makes the file hold exactly ``steps``, durably; without any, there is no file.
+    def keep(self, steps: Sequence[Step]) -> bool:
+        """Makes the file hold exactly ``steps``, durably; without any, there is no file. Returns whether it does.
 
         Does not raise: a disk that is full must not stop the worker from trying the store again. It is logged.
         """
         if not steps and not self._written:
-            return
+            return True
         try:
             if steps:
                 self._path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
@@ -63,10 +63,11 @@ class Spill:
                 self.close()
         except OSError as error:
             self._log.error("unsaved_not_written", file=str(self._path), reason=error.strerror, steps=len(steps))
-        else:
-            if len(steps) > self._written:
-                self._log.warning("unsaved_written", file=str(self._path), steps=len(steps))
-            self._written = len(steps)
+            return False
+        if len(steps) > self._written:
+            self._log.warning("unsaved_written", file=str(self._path), steps=len(steps))
+        self._written = len(steps)
+        return True
 
     def close(self) -> None:
         """Leaves the file, where there is one, to the next process."""

@@ -364,7 +364,29 @@ class TestNothingTakesForever:
         assert isinstance(event, AttemptFailed)
         assert event.error == "timeout"
 
-    async def test_to_be_cancelled_is_to_stop_at_once(self) -> None:
+    async def test_a_task_that_is_cancelled_hears_the_reply_to_what_has_left(self) -> None:
+        """It may hold the only copy of a token, and nobody could ask for it again."""
+        waiting, cancelled = asyncio.Event(), asyncio.Event()
+
+        async def script(connection: Connection, _: RawServer) -> None:
+            await connection.request()
+            waiting.set()
+            await cancelled.wait()
+            await connection.send(http(TOKENS))
+
+        async with raw_server(script) as server, client_for(server.url) as client:
+            task = asyncio.create_task(client.refresh(account(), REFRESH_TOKEN))
+            await waiting.wait()
+            for _ in range(3):
+                task.cancel()
+                await asyncio.sleep(0)
+            assert not task.done()
+            cancelled.set()
+            event = await task
+        assert isinstance(event, AccessTokenIssued)
+        assert event.tokens.access_token.reveal() == "new-access"
+
+    async def test_but_no_longer_than_its_time_out(self) -> None:
         waiting = asyncio.Event()
 
         async def script(connection: Connection, _: RawServer) -> None:
@@ -372,9 +394,17 @@ class TestNothingTakesForever:
             waiting.set()
             await connection.hung_up()
 
-        async with raw_server(script) as server, client_for(server.url) as client:
-            task = asyncio.create_task(client.poll(account(), CODE))
+        async with raw_server(script) as server, client_for(server.url, timeout=0.2) as client:
+            task = asyncio.create_task(client.refresh(account(), REFRESH_TOKEN))
             await waiting.wait()
+            task.cancel()
+            event = await task
+        assert isinstance(event, AttemptFailed)
+        assert event.error == "timeout"
+
+    async def test_to_be_cancelled_before_anything_has_left_is_to_stop_at_once(self) -> None:
+        async with client_for("http://127.0.0.1:9") as client:
+            task = asyncio.create_task(client.refresh(account(), REFRESH_TOKEN))
             task.cancel()
             with pytest.raises(asyncio.CancelledError):
                 await task

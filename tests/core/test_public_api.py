@@ -21,6 +21,7 @@ PUBLIC = [
     "KimiFlow",
     "KimiFlowError",
     "KimiPool",
+    "NotSaved",
     "PoolExhausted",
     "Profile",
     "QuotaWindow",

@@ -71,10 +71,11 @@ class Worker:
         await self._recover()
         await self.scheduler.run()
 
-    def _keep(self, steps: Sequence[Step]) -> None:
+    def _keep(self, steps: Sequence[Step]) -> bool:
         """As in the file of unsaved steps, which outlives the process."""
         if not self.dead:
             self.world.kept_aside[self.name] = json.dumps([_to_json(step) for step in steps])
+        return True
 
     async def _recover(self) -> None:
         """What a process does before all else, and who watches over it starts it again until it has been done."""
@@ -110,6 +111,11 @@ class Worker:
     async def bury(self) -> None:
         """Lets go of the tasks of a dead worker, and of a living one at the end of the world."""
         self.dead = True
+        # A living one would end only when everything has landed, and gives back what waits.
+        self.scheduler.give_up()
+        self.scheduler._open.clear()
+        for queue in self.scheduler._lanes._queues.values():
+            queue.items.clear()
         tasks = [self.task, *self.scheduler._lanes.tasks, *self.scheduler._in_grace]
         writer = self.scheduler._committer._writer
         if writer is not None:
