@@ -14,10 +14,23 @@ def main() -> None:
         found = fresh_token(words[1])
         if found is not None and _written(found):
             sys.exit(0)
-    # Imported here, so that a failing import is reported like everything else that fails.
-    from kimiflow.cli import main as run
+    try:
+        # Imported here, so that a failing import is reported like everything else that fails.
+        from kimiflow.cli import main as run
 
-    sys.exit(run(words))
+        code = run(words)
+    except KeyboardInterrupt:  # before there was anybody to report it
+        code = 130
+    _end_quietly()
+    sys.exit(code)
+
+
+def _end_quietly() -> None:
+    """From here on Ctrl-C ends the process, and prints no traceback: all is done."""
+    import signal
+
+    if signal.getsignal(signal.SIGINT) is signal.default_int_handler:
+        signal.signal(signal.SIGINT, signal.SIG_DFL)
 
 
 def _written(token: str) -> bool:

@@ -119,6 +119,8 @@ class Engine:
         self._spill = Spill(settings.home, self.log)
         self._feed: asyncio.Task[None] | None = None
         self._started: set[asyncio.Task[Any]] = set()
+        self._runs: set[asyncio.Future[None]] = set()
+        """One for each :meth:`run` that has not ended."""
         self._moved = asyncio.Event()
         self._moved_of: dict[str, asyncio.Event] = {}
         self._snapshots = Batched(self._find_snapshots, self.start)
@@ -151,7 +153,7 @@ class Engine:
         await outlast(*self._started)
         if self._scheduler is not None:
             self._scheduler.stop()
-            await outlast(self._driving)
+            await outlast(self._driving, *self._runs)
         if self._feed is not None:
             self._feed.cancel()
             await outlast(self._feed)
@@ -200,13 +202,19 @@ class Engine:
         """Drives everything in the store until ``stop``, or until no sign-in is on its way."""
         scheduler = await self._running_scheduler()
         chores = Chores(self.store, self.clock, self.log, name=scheduler.owner, in_flight=lambda: scheduler.in_flight)
-        async with chores.done():
-            try:
-                with self._scope.with_all():
-                    scheduler.wake()
-                    await self._until(stop or asyncio.Event(), settled=until_settled)
-            finally:
-                await finish(scheduler.landed())
+        over = asyncio.get_running_loop().create_future()
+        self._runs.add(over)
+        try:
+            async with chores.done():
+                try:
+                    with self._scope.with_all():
+                        scheduler.wake()
+                        await self._until(stop or asyncio.Event(), settled=until_settled)
+                finally:
+                    await finish(scheduler.landed())
+        finally:
+            self._runs.discard(over)
+            over.set_result(None)
 
     async def _until(self, stop: asyncio.Event, *, settled: bool) -> None:
         """Until ``stop`` is set; with ``settled`` also until no sign-in is on its way."""

@@ -35,8 +35,8 @@ def begin(work: Coroutine[Any, Any, T], name: str) -> asyncio.Task[T]:
     return _Begun(work, loop=asyncio.get_running_loop(), name=name)
 
 
-async def outlast(*tasks: asyncio.Task[Any] | None) -> asyncio.CancelledError | None:
-    """Waits until these tasks are done, whoever cancels the waiting meanwhile; returns the last who tried."""
+async def outlast(*tasks: asyncio.Future[Any] | None) -> asyncio.CancelledError | None:
+    """Waits until these tasks, or futures, are done, whoever cancels the waiting meanwhile; returns the last who tried."""
     cancelled = None
     while running := {task for task in tasks if task is not None and not task.done()}:
         try:

@@ -42,6 +42,8 @@ class Portal:
         self._stop = asyncio.Event()
         self._tasks: set[asyncio.Task[Any]] = set()
         self._closed = False
+        self._failure: BaseException | None = None
+        """What leaving the context has raised, for :meth:`close` to raise."""
 
     def open(self, context: AbstractAsyncContextManager[object]) -> None:
         """Starts the loop and enters ``context`` there; raises what that raises.
@@ -74,10 +76,11 @@ class Portal:
                 for task in self._tasks:
                     task.cancel()
                 await asyncio.gather(*self._tasks, return_exceptions=True)
-        except BaseException as error:
+        except BaseException as error:  # noqa: BLE001 - raised by whoever opens or closes
             if entered.done():
-                raise
-            entered.set_exception(error)
+                self._failure = error
+            else:
+                entered.set_exception(error)
         finally:
             self._closed = True
 
@@ -164,9 +167,12 @@ class Portal:
     def close(self) -> None:
         """Cancels what is under way, leaves the context, and ends the thread, which is waited for.
 
-        May be called again, by any thread; in a forked process it does nothing.
+        May be called again, by any thread; in a forked process it does nothing. Raises what leaving the context does.
         """
         self.release()
         if os.getpid() == self._process and self._thread not in (None, threading.current_thread()):
             assert self._thread is not None  # noqa: S101 - just compared
             self._thread.join()
+            failure, self._failure = self._failure, None
+            if failure is not None:
+                raise failure

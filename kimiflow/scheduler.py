@@ -201,6 +201,8 @@ class Scheduler:
         if self._open:
             left = self._committer.give_up()
             self._log.error("stopped_without_the_store", steps=len(left))
+            self._open.clear()
+            self._landed.set()
 
     def _is_wanted(self, work: _Work) -> bool:
         scope = self._scope()

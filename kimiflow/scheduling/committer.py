@@ -105,8 +105,10 @@ class Committer:
             try:
                 await self._write_all()
             except asyncio.CancelledError:
-                # By :meth:`give_up`, or by a program that cancels all its tasks. That is no reason to drop anything.
-                self._keep_aside()
+                # By a program that cancels all its tasks, which is no reason to drop anything; or by :meth:`give_up`, which
+                # has kept everything aside already, and then nothing waits any more.
+                if self._waiting:
+                    self._keep_aside()
 
     async def _write_all(self) -> None:
         pause = _FIRST_PAUSE

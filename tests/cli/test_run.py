@@ -5,7 +5,7 @@ import signal
 import time
 
 from kimiflow.sandbox.threads import ThreadedSandbox
-from tests.cli.processes import CTRL_C, Cli, until
+from tests.cli.processes import Cli, until
 from tests.cli.test_token import sign_in
 
 
@@ -33,23 +33,8 @@ def test_sigterm_lets_a_request_in_flight_land(cli: Cli, sandbox: ThreadedSandbo
     worker.signal(signal.SIGTERM)
 
     assert worker.end() == 0
-    assert "Stopping: requests in flight land first." in worker.stderr
+    assert "Waiting for replies that may hold the only copy of a token, at most 18 s: work." in worker.stderr
     assert "Traceback" not in worker.stderr
-    assert cli.status()["work"]["state"] == "granted"
-
-
-def test_a_second_ctrl_c_is_told_to_wait(cli: Cli, sandbox: ThreadedSandbox) -> None:
-    cli.good("login", "work", "--no-wait")
-    sandbox.approve(sandbox.pending()[0].user_code)
-    sandbox.inject("late/2:poll")
-    worker = cli.start("run")
-    worker.wait_for("Driving every account")
-    time.sleep(0.8)
-    worker.signal(CTRL_C)
-    worker.wait_for("Stopping")
-    worker.signal(CTRL_C)
-    worker.wait_for("Still waiting for requests in flight")
-    assert worker.end() == 0
     assert cli.status()["work"]["state"] == "granted"
 
 

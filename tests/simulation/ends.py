@@ -216,7 +216,7 @@ async def _caller(scene: Scene, flow: KimiFlow, names: Sequence[str]) -> None:
     wanted: list[Callable[[], Coroutine[Any, Any, object]]] = [
         lambda: flow.token(name),
         *[lambda: flow.refresh(name)] * 6,
-        lambda: flow.run(),
+        flow.run,
         lambda: flow.run(until_settled=True),
         lambda: flow.login(f"new-{rng.randrange(4)}"),
         lambda: flow.wait(f"new-{rng.randrange(4)}"),
@@ -235,6 +235,8 @@ async def _life(scene: Scene, names: Sequence[str], how: HowItEnds) -> None:
 
     def end() -> None:
         ended.set()
+        if rng.random() < 0.4:
+            scene.store.away_until = scene.loop.time() + rng.choice((1.0, 5.0, 100.0)) * rng.random()
         cancel = main.cancel if how.startswith("cancelled") else scene.cancel_everything
         if "cancelled" in how:
             cancel()
@@ -243,8 +245,6 @@ async def _life(scene: Scene, names: Sequence[str], how: HowItEnds) -> None:
 
     async with scene.process() as flow:
         callers = [asyncio.create_task(_caller(scene, flow, names)) for _ in range(rng.randrange(1, 40))]
-        if rng.random() < 0.3:
-            scene.store.away_until = scene.loop.time() + rng.choice((1.0, 5.0, 60.0)) * rng.random()
         scene.loop.then, scene.loop.turns_left = end, int(10 ** rng.uniform(0.0, 3.0))
         if rng.random() < 0.7:
             scene.requests_left, scene.loop.turns_left = rng.randrange(6), 3_000
@@ -275,7 +275,7 @@ async def _scene(scene: Scene, how: HowItEnds) -> int:
             raise Lost(f"when the context was left ({how}) this went on: {left}")
         with suppress(asyncio.CancelledError, ZeroDivisionError):
             life.result()
-    scene.store.away_until = 0.0
+        scene.store.away_until = 0.0
     # Whatever was left of leases is over by now; a new process needs nobody's help.
     await asyncio.sleep(200.0)
     issued = sum(entry.issued_refresh_token is not None for entry in scene.authority.log)
