@@ -168,6 +168,29 @@ class KimiFlow:
         """Renames and labels accounts, and says which are not to be handed out by pools."""
         return Accounts(self._run, self._flow.accounts)
 
+    # Ending
+
+    def awaited(self) -> list[str]:
+        """See :meth:`kimiflow.flow.KimiFlow.awaited`."""
+
+        async def work() -> list[str]:
+            return self._flow.awaited()
+
+        return self._run(work)
+
+    @property
+    def longest_stop(self) -> float:
+        """See :attr:`kimiflow.flow.KimiFlow.longest_stop`."""
+        return self._flow.longest_stop
+
+    def give_up(self) -> list[str]:
+        """See :meth:`kimiflow.flow.KimiFlow.give_up`."""
+
+        async def work() -> list[str]:
+            return self._flow.give_up()
+
+        return self._run(work)
+
     # Looking, and leaving
 
     def status(self, names: Collection[str] | None = None) -> list[Status]:

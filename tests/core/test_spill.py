@@ -81,7 +81,8 @@ async def test_a_process_that_ends_before_the_store_is_back_leaves_them_to_the_n
             await until(lambda: any("access_token_issued" in f.read_text() for f in files(settings)), "tokens")
             driving.cancel()
             # What a worker waits for a store that is away is settled; this process has no such patience.
-            scheduler = next(iter(flow._engine._schedulers))
+            scheduler = flow._engine._scheduler
+            assert scheduler is not None
             object.__setattr__(scheduler, "_limits", scheduler._limits.__class__(patience=0.1))
         (file,) = files(settings)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import logging
 from collections import Counter
 from typing import TYPE_CHECKING, Any, get_args
@@ -75,6 +76,7 @@ def _empties_the_file_when_it_gives_up(patch: pytest.MonkeyPatch) -> None:
     patch.setattr(committer.Committer, "_write", write)
 
 
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")  # a mistake may leave tasks behind
 @pytest.mark.parametrize(
     "mistake",
     [
@@ -90,3 +92,4 @@ def test_a_mistake_made_on_purpose_is_noticed(mistake: Any, monkeypatch: pytest.
     with pytest.raises(Lost):
         for seed in range(200):
             end_once(seed)
+    gc.collect()  # what is left behind is noticed here, and not in another test
