@@ -1,8 +1,8 @@
 """The shell around ``wire``: sends a request, reads the reply, returns an event.
 
 Nothing that a server or a network does makes it raise: silence and nonsense become ``AttemptFailed``. It follows no
-redirect, reads at most ``wire.MAX_BODY`` bytes, asks for no compression, and bounds the whole exchange by one
-time-out, so that a body that drips in cannot outlast a lease.
+redirect, reads at most ``wire.MAX_BODY`` bytes, asks for no compression (and reads it all the same), and bounds the
+whole exchange by one time-out, so that a body that drips in cannot outlast a lease.
 """
 
 from __future__ import annotations
@@ -14,8 +14,9 @@ import httpx
 from kimiflow import wire
 from kimiflow.events import AttemptFailed
 from kimiflow.http.deadline import within
+from kimiflow.http.decoding import decoded
 from kimiflow.http.framing import RawReply
-from kimiflow.http.http1 import Http1Transport, Target
+from kimiflow.http.http1 import CutOff, Http1Transport, OutOfTime, Target, Unfinished
 from kimiflow.http.network import in_words
 from kimiflow.provider import find_provider
 
@@ -92,19 +93,33 @@ class Client:
             target = self._targets.get(request.url) or self._target(request.url)
             device_id = wire.header_value(account.device_id).encode()
             raw = await way.exchange(target, [(b"X-Msh-Device-Id", device_id)], request.body, timeout=self._timeout)
-        except (TimeoutError, httpx.TimeoutException):
-            return AttemptFailed("timeout", f"no complete reply within {self._timeout:g} s", reached=False)
-        except httpx.RemoteProtocolError as error:
-            # Somebody answered, but not in HTTP: the host is not dead.
-            return AttemptFailed("invalid_response", _without_secrets(error, request))
-        except (httpx.HTTPError, httpx.InvalidURL, OSError) as error:
-            return AttemptFailed("connection_failed", _without_secrets(error, request), reached=False)
+        except (TimeoutError, httpx.HTTPError, httpx.InvalidURL, OSError) as error:
+            return self._made_out(error) or self._failed(error, request)
+        return self._reply(raw)
+
+    def _reply(self, raw: RawReply) -> Reply:
+        body = decoded(raw.body, raw.headers, wire.MAX_BODY)
         return wire.Reply(
             status=raw.status,
-            body=raw.body[: wire.MAX_BODY],
+            body=body[: wire.MAX_BODY],
             retry_after=self._retry_after(raw.headers),
-            truncated=len(raw.body) > wire.MAX_BODY,
+            truncated=len(body) > wire.MAX_BODY,
         )
+
+    def _made_out(self, error: Exception) -> Reply | None:
+        """The reply, where nothing but its end is missing: a wrong length must not cost a token."""
+        if not isinstance(error, Unfinished) or error.so_far is None:
+            return None
+        reply = self._reply(error.so_far)
+        return reply if wire.holds_an_object(reply) else None
+
+    def _failed(self, error: Exception, request: TokenRequest) -> AttemptFailed:
+        if isinstance(error, (TimeoutError, httpx.TimeoutException)):
+            return AttemptFailed("timeout", f"no complete reply within {self._timeout:g} s", reached=False)
+        if isinstance(error, httpx.RemoteProtocolError):
+            # Somebody answered, but not in HTTP: the host is not dead.
+            return AttemptFailed("invalid_response", _without_secrets(error, request))
+        return AttemptFailed("connection_failed", _without_secrets(error, request), reached=False)
 
     def _target(self, url: str) -> Target:
         headers = wire.identity_headers(self._identity, "")[:-1]
@@ -154,17 +169,29 @@ class _ThroughHttpx:
             stream=httpx.ByteStream(body),
             extensions={"timeout": limits},
         )
-        async with within(timeout):
-            response = await self._transport.handle_async_request(request)
-            return RawReply(response.status_code, response.headers.raw, await _read(response))
+        received = bytearray()
+        so_far: RawReply | None = None
+        try:
+            async with within(timeout):
+                response = await self._transport.handle_async_request(request)
+                so_far = RawReply(response.status_code, response.headers.raw, b"")
+                await _read(response, received)
+        except (TimeoutError, httpx.TransportError) as error:
+            if so_far is None:
+                raise
+            late = isinstance(error, (TimeoutError, httpx.TimeoutException))
+            unfinished = OutOfTime() if late else CutOff(str(error))
+            unfinished.so_far = so_far._replace(body=bytes(received))
+            raise unfinished from error
+        return so_far._replace(body=bytes(received))
 
 
-async def _read(response: httpx.Response) -> bytes:
-    """The body, or what there is of it when it has become too long."""
+async def _read(response: httpx.Response, body: bytearray) -> None:
+    """Adds to ``body`` what comes, until it has become too long."""
     stream = response.stream
     if isinstance(stream, httpx.ByteStream):
-        return b"".join(stream)
-    body = bytearray()
+        body += b"".join(stream)
+        return
     try:
         assert isinstance(stream, httpx.AsyncByteStream)  # noqa: S101 - an async transport has no other
         async for chunk in stream:
@@ -173,7 +200,6 @@ async def _read(response: httpx.Response) -> bytes:
                 break
     finally:
         await response.aclose()
-    return bytes(body)
 
 
 def _without_secrets(error: Exception, request: TokenRequest) -> str:

@@ -46,6 +46,7 @@ __all__ = [
     "TokenRequest",
     "device_authorization_request",
     "header_value",
+    "holds_an_object",
     "identity_headers",
     "parse_device_authorization",
     "parse_poll",
@@ -239,13 +240,18 @@ def _opaque(value: object) -> str | None:
     return value
 
 
+def holds_an_object(reply: Reply) -> bool:
+    """Whether the body is one JSON object from its first byte to its last."""
+    return _json_object(reply) is not None
+
+
 def _json_object(reply: Reply) -> Mapping[str, Any] | None:
     if reply.truncated:
         return None
     try:
-        # UTF-8 by the RFC; the BOM that some servers put in front is dropped. A stray byte in a nickname, or a number of
-        # ten thousand digits, is no reason to lose the token beside it.
-        parsed = _DECODER.decode(reply.body.removeprefix(b"\xef\xbb\xbf").decode("utf-8", "surrogateescape"))
+        # UTF-8 by the RFC; some servers put a BOM in front, or send UTF-16. A stray byte in a nickname, or a number of ten
+        # thousand digits, is no reason to lose the token beside it.
+        parsed = _DECODER.decode(reply.body.decode(json.detect_encoding(reply.body), "surrogateescape"))
     except (ValueError, RecursionError):
         return None
     return parsed if isinstance(parsed, dict) else None

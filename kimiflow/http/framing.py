@@ -1,7 +1,8 @@
 """Where an HTTP/1.1 reply ends: the bytes of a connection in, one reply out. Pure.
 
-Strict where leniency could confuse one reply with the next (RFC 9112 §6.3, §11.2): two lengths, a length beside chunks,
-an encoding nobody asked for, a line break that is none.
+A reply may hold the only copy of a token, so whatever can be read is read: line breaks without a carriage return, folded
+headers, a blank before a colon, a length that makes no sense. Such leniency could confuse one reply with the next
+(RFC 9112 §6.3, §11.2), and so a connection over which anything odd came is not used again.
 """
 
 from __future__ import annotations
@@ -13,11 +14,14 @@ __all__ = ["BadFraming", "RawReply", "ReplyParser"]
 _MAX_HEAD: Final = 64 * 1024
 _MAX_LINE: Final = 1024
 """Of a chunk's size with its extensions, and of a trailer."""
-_FRAMING: Final = frozenset({b"connection", b"content-length", b"transfer-encoding"})
+_NO_CHUNK: Final = -2
+_BETWEEN: Final = -1
+_HEX: Final = b"0123456789abcdefABCDEF"
+_TO_BLANKS: Final = bytes.maketrans(b"\r\0", b"  ")
 
 
 class BadFraming(ValueError):
-    """Not a reply that HTTP/1.1 allows."""
+    """Not a reply that HTTP/1.1 allows, and none that can be made out."""
 
 
 class RawReply(NamedTuple):
@@ -39,49 +43,60 @@ class _Head(NamedTuple):
 
 
 def _read_head(head: bytes) -> _Head:
-    status_line, _, fields = head.partition(b"\r\n")
-    version, _, rest = status_line.partition(b" ")
+    lines, odd = _lines(head)
+    version, _, rest = lines[0].partition(b" ")
     if version not in {b"HTTP/1.1", b"HTTP/1.0"} or not rest[:3].isdigit() or rest[3:4] not in {b" ", b""}:
         msg = "the reply does not begin with an HTTP/1.1 status line"
         raise BadFraming(msg)
-    lines = fields.split(b"\r\n") if len(head) > len(status_line) else []
-    breaks = max(len(lines) - 1, 0)
-    sound = fields.count(b"\r") == breaks and fields.count(b"\n") == breaks and b"\0" not in fields
     headers, encodings, lengths, options = [], [], set(), set()
-    for line in lines:
+    for line in lines[1:]:
         name, colon, value = line.partition(b":")
-        if not sound or not colon or not name or name != name.strip():
-            msg = "the reply has a malformed header"
-            raise BadFraming(msg)
+        if name != name.strip():
+            name, odd = name.strip(), True
+        if not colon or not name:
+            odd = True
+            continue  # not a header, whatever it is
         value = value.strip(b" \t")
         headers.append((name, value))
         match name.lower():
             case b"content-length":
                 lengths.update(_listed(value))
             case b"transfer-encoding":
-                encodings.append(value.lower())
+                encodings += [each for each in _listed(value.lower()) if each not in {b"", b"identity"}]
             case b"connection":
                 options.update(_listed(value.lower()))
     # How long the body is, and what becomes of the connection (RFC 9112 §6.3, §9.3).
     status = int(rest[:3])
-    reusable = b"close" not in options and (version == b"HTTP/1.1" or b"keep-alive" in options)
+    reusable = not odd and b"close" not in options and (version == b"HTTP/1.1" or b"keep-alive" in options)
     if status == 101:
         msg = "the server switched protocols unasked"
         raise BadFraming(msg)
     if status in {204, 304} or 100 <= status < 200:
         return _Head(status, headers, 0, chunked=False, reusable=reusable)
     if encodings:
-        if encodings != [b"chunked"]:
-            msg = "the reply has a transfer encoding other than chunked"
-            raise BadFraming(msg)
-        return _Head(status, headers, None, chunked=True, reusable=reusable and not lengths)
-    if lengths:
+        chunked = encodings[-1] == b"chunked"
+        reusable = reusable and encodings == [b"chunked"] and not lengths
+        return _Head(status, headers, None, chunked=chunked, reusable=reusable)
+    if len(lengths) == 1:
         length = lengths.pop()
-        if lengths or not length.isdigit() or len(length) > 18:
-            msg = "the reply's content length makes no sense"
-            raise BadFraming(msg)
-        return _Head(status, headers, int(length), chunked=False, reusable=reusable)
+        if length.isdigit() and len(length) <= 18:
+            return _Head(status, headers, int(length), chunked=False, reusable=reusable)
     return _Head(status, headers, None, chunked=False, reusable=False)
+
+
+def _lines(head: bytes) -> tuple[list[bytes], bool]:
+    """The lines, each header in one of them; and whether there is anything odd about them."""
+    lines = head.split(b"\r\n")
+    breaks = len(lines) - 1
+    odd = head.count(b"\n") != breaks or head.count(b"\r") != breaks or b"\0" in head
+    if odd:
+        lines = [line.removesuffix(b"\r").translate(_TO_BLANKS) for line in head.split(b"\n")]
+    if b"\n " in head or b"\n\t" in head:
+        odd = True
+        for at in range(len(lines) - 1, 1, -1):
+            if lines[at][:1] in {b" ", b"\t"}:
+                lines[at - 1 : at + 1] = [lines[at - 1] + b" " + lines[at].strip(b" \t")]
+    return lines, odd
 
 
 def _listed(value: bytes) -> list[bytes]:
@@ -99,8 +114,9 @@ class ReplyParser:
         self._buffer = bytearray()
         self._body = bytearray()
         self._head: _Head | None = None
-        self._chunk_left = -1  # bytes left of the chunk at hand; -1: a size line comes next
+        self._chunk_left = _NO_CHUNK  # bytes left of the chunk at hand, or where between two we are
         self._in_trailers = False
+        self._odd = False
         self.reusable = False
 
     @property
@@ -108,30 +124,29 @@ class ReplyParser:
         """Whether the end of the connection is the end of the body."""
         return self._head is not None and self._head.length is None and not self._head.chunked
 
-    def ended(self) -> RawReply:
-        """The reply as far as it has come, at the end of a connection that ends it."""
-        assert self._head is not None  # noqa: S101 - else the connection's end would not have ended it
-        return RawReply(self._head.status, self._head.headers, bytes(self._body))
+    def so_far(self) -> RawReply | None:
+        """The reply as far as it has come; ``None`` where not even its head has."""
+        return None if self._head is None else RawReply(self._head.status, self._head.headers, bytes(self._body))
 
     def feed(self, data: bytes) -> RawReply | None:
         """The reply, once it is complete; ``reusable`` then says whether the connection is.
 
-        :raises BadFraming: where it is no HTTP/1.1.
+        :raises BadFraming: where it cannot be made out.
         """
         head, at = self._head, 0
         if head is None and self._buffer:
             data = bytes(self._buffer) + data
             self._buffer.clear()
         while head is None:
-            end = data.find(b"\r\n\r\n", at)
-            # However the bytes are cut: of an end that is not there yet, three bytes may be.
-            if (len(data) - 3 if end < 0 else end) - at > _MAX_HEAD:
+            end, behind = _blank_line(data, at)
+            # However the bytes are cut: of an end that is not there yet, two bytes may be.
+            if (len(data) - 2 if end < 0 else end) - at > _MAX_HEAD:
                 msg = "the reply's head is too long"
                 raise BadFraming(msg)
             if end < 0:
                 self._buffer += data[at:]
                 return None
-            found, at = _read_head(data[at:end]), end + 4
+            found, at = _read_head(data[at:end].removesuffix(b"\r")), behind
             if not 100 <= found.status < 200:  # else an interim reply; the real one follows
                 self._head = head = found
         if at and head.length == len(data) - at <= self._max_body:
@@ -139,11 +154,15 @@ class ReplyParser:
             self.reusable = head.reusable
             return RawReply(head.status, head.headers, data[at:])
         self._buffer += data[at:] if at else data
+        if head.chunked and self._chunk_left == _NO_CHUNK and self._buffer and self._buffer[0] not in _HEX + b" \t\r\n":
+            # Somebody on the way has taken the chunks out, and left the header that speaks of them.
+            self._head = head = head._replace(chunked=False, reusable=False)
         complete = self._take_chunks() if head.chunked else self._take_plain(head.length)
-        return self.ended() if complete else None
+        return self.so_far() if complete else None
 
     def _finish(self, *, truncated: bool = False) -> bool:
-        self.reusable = self._head is not None and self._head.reusable and not truncated and not self._buffer
+        sound = self._head is not None and self._head.reusable and not self._odd
+        self.reusable = sound and not truncated and not self._buffer
         return True
 
     def _keep(self, size: int) -> bool:
@@ -168,14 +187,16 @@ class ReplyParser:
                 self._chunk_left -= taken
                 if self._chunk_left:
                     return False
-            line_end = self._buffer.find(b"\r\n")
-            if (len(self._buffer) - 1 if line_end < 0 else line_end) > _MAX_LINE:
+            line_end = self._buffer.find(b"\n")
+            if (len(self._buffer) if line_end < 0 else line_end) > _MAX_LINE + 1:
                 msg = "the reply has a malformed chunk"
                 raise BadFraming(msg)
             if line_end < 0:
                 return False
             line = bytes(self._buffer[:line_end])
-            del self._buffer[: line_end + 2]
+            self._odd = self._odd or not line.endswith(b"\r")
+            line = line.removesuffix(b"\r")
+            del self._buffer[: line_end + 1]
             if self._in_trailers:
                 if not line:
                     return self._finish()
@@ -183,11 +204,18 @@ class ReplyParser:
                 if line:
                     msg = "a chunk of the reply is longer than it says"
                     raise BadFraming(msg)
-                self._chunk_left = -1
+                self._chunk_left = _BETWEEN
             else:
                 size = line.partition(b";")[0].strip()
-                if not size or len(size) > 8 or size.strip(b"0123456789abcdefABCDEF"):
+                if not size or len(size) > 8 or size.strip(_HEX):
                     msg = "the reply has a malformed chunk size"
                     raise BadFraming(msg)
                 self._chunk_left = int(size, 16)
                 self._in_trailers = self._chunk_left == 0
+
+
+def _blank_line(data: bytes, start: int) -> tuple[int, int]:
+    """Where the line before the first empty one ends, but for a carriage return, and what comes behind; -1: nowhere yet."""
+    end = data.find(b"\n\r\n", start)
+    bare = data.find(b"\n\n", start) if end < 0 else data.find(b"\n\n", start, end + 1)
+    return (bare, bare + 2) if bare >= 0 else (end, end + 3)

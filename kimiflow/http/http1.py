@@ -3,8 +3,8 @@
 The authorization servers answer a POST of some hundred bytes with a few hundred more, thousands of times. For that,
 httpx's own connection pool costs several times what the exchange does, and more with every connection. This transport
 does just what the protocol here needs: keep-alive, ``Content-Length`` and chunked bodies read whole up to a bound, TLS,
-many connections to a host. It has no proxies (``transports`` takes httpx's own transport for those), no compression, no
-HTTP/2, no redirects, and no retries: a request that may have reached the server is never sent again from here.
+many connections to a host. It has no proxies (``transports`` takes httpx's own transport for those), no HTTP/2, no
+redirects, and no retries: a request that may have reached the server is never sent again from here.
 
 It is an ``httpx`` transport for whoever has an ``httpx.Request``; who sends thousands to one URL makes a ``Target`` of
 what they have in common, and is spared httpx's types, which cost more than the exchange.
@@ -31,13 +31,34 @@ if TYPE_CHECKING:
     import ssl
     from collections.abc import Callable, Iterable
 
-__all__ = ["Headers", "Http1Transport", "Target"]
+__all__ = ["CutOff", "Headers", "Http1Transport", "OutOfTime", "Target", "Unfinished"]
 
 _IDLE_FOR: Final = 25.0
 """Seconds that an idle connection is trusted; servers commonly close after 30 to 75."""
 
 Headers = list[tuple[bytes, bytes]]
 _Origin = tuple[str, str, int]
+
+
+class Unfinished(Exception):
+    """A reply that is not complete, or not well-formed. ``so_far`` is what there is of it, once its head was there.
+
+    What is missing may be no more than an end: then all that matters has come.
+    """
+
+    so_far: RawReply | None = None
+
+
+class CutOff(Unfinished, httpx.ReadError):
+    """The connection ended before the reply did."""
+
+
+class OutOfTime(Unfinished, TimeoutError):
+    """The reply was not complete in time."""
+
+
+class Malformed(Unfinished, httpx.RemoteProtocolError):
+    """It is no HTTP/1.1 from some place on."""
 
 
 class Target:
@@ -83,8 +104,8 @@ class Http1Transport(httpx.AsyncBaseTransport):
         """One exchange, for as long as the caller lets it; the response's body has been read.
 
         :raises httpx.ConnectError: where there is no connection to be had.
-        :raises httpx.ReadError: where it broke before the reply was complete.
-        :raises httpx.RemoteProtocolError: where the reply is no HTTP/1.1.
+        :raises CutOff: an ``httpx.ReadError``, where it broke before the reply was complete.
+        :raises Malformed: an ``httpx.RemoteProtocolError``, where the reply is no HTTP/1.1.
         """
         stream = request.stream
         body = b"".join(stream) if isinstance(stream, httpx.ByteStream) else await request.aread()
@@ -98,7 +119,7 @@ class Http1Transport(httpx.AsyncBaseTransport):
         Once the request has left it is not to be cancelled: the reply may hold the only copy of a token. A task that is
         cancelled meanwhile gets the reply, or what went wrong, all the same.
 
-        :raises TimeoutError: where the reply was not complete in time.
+        :raises TimeoutError: where there was no connection in time, or the reply not complete (:class:`OutOfTime`).
         """
         return await self._exchange(target.origin, target.message(headers, body), timeout)
 
@@ -263,7 +284,7 @@ class _Connection(asyncio.Protocol):
 
     def _give_up(self, reply: asyncio.Future[RawReply]) -> None:
         if reply is self._reply:
-            self._fail(TimeoutError())
+            self._fail(OutOfTime())
         else:
             self._time_is_up()
 
@@ -282,7 +303,7 @@ class _Connection(asyncio.Protocol):
         try:
             reply = self._parser.feed(data)
         except BadFraming as error:
-            self._fail(httpx.RemoteProtocolError(str(error)))
+            self._fail(Malformed(str(error)))
         else:
             if reply is not None:
                 self.reusable = self._parser.reusable and not self._ended
@@ -291,24 +312,26 @@ class _Connection(asyncio.Protocol):
     def eof_received(self) -> None:
         self._ended = True
         if self._reply is not None and self._parser.ends_with_connection:
-            self._succeed(self._parser.ended())
+            self._succeed(self._parser.so_far())
         else:
-            self._fail(httpx.ReadError("the connection was closed before the reply was complete"))
+            self._fail(CutOff("the connection was closed before the reply was complete"))
 
     def connection_lost(self, exc: Exception | None) -> None:
         self._ended = True
         self._set_alarm(math.inf, self._time_is_up)
         reason = str(exc) if exc else "the connection was closed before the reply was complete"
-        self._fail(httpx.ReadError(reason))
+        self._fail(CutOff(reason))
 
-    def _succeed(self, result: RawReply) -> None:
+    def _succeed(self, result: RawReply | None) -> None:
         reply, self._reply = self._reply, None
-        if reply is not None and not reply.done():  # else cancelled, and the connection is about to be closed
+        if result and reply is not None and not reply.done():  # else cancelled, and about to be closed
             reply.set_result(result)
 
     def _fail(self, error: Exception) -> None:
         reply, self._reply = self._reply, None
         self.abort()
+        if reply is not None and isinstance(error, Unfinished):
+            error.so_far = self._parser.so_far()
         if reply is not None and not reply.done():
             reply.set_exception(error)
 

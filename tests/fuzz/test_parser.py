@@ -36,9 +36,8 @@ def parsed(pieces: Iterable[bytes], *, most: int = MOST) -> Result:
                 return "whole", *reply, parser.reusable and not any(rest)
     except BadFraming:
         return "bad", 0, [], b"", False
-    if parser.ends_with_connection:
-        return "to the end", *parser.ended(), False
-    return "cut short", 0, [], b"", False
+    so_far = parser.so_far() or (0, [], b"")
+    return "to the end" if parser.ends_with_connection else "cut short", *so_far, False
 
 
 def cut(raw: bytes, at: Sequence[int]) -> list[bytes]:
