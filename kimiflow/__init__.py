@@ -25,8 +25,11 @@ if TYPE_CHECKING:
     from kimiflow.errors import InvalidSetting as InvalidSetting
     from kimiflow.errors import KeyMissing as KeyMissing
     from kimiflow.errors import KimiFlowError as KimiFlowError
+    from kimiflow.errors import Misconfigured as Misconfigured
     from kimiflow.errors import NotSaved as NotSaved
+    from kimiflow.errors import PersonNeeded as PersonNeeded
     from kimiflow.errors import PoolExhausted as PoolExhausted
+    from kimiflow.errors import RefreshRefused as RefreshRefused
     from kimiflow.errors import RequestFailed as RequestFailed
     from kimiflow.errors import SchemaMismatch as SchemaMismatch
     from kimiflow.errors import ServerUnreachable as ServerUnreachable
@@ -76,10 +79,13 @@ __all__ = [
     "KimiFlow",
     "KimiFlowError",
     "KimiPool",
+    "Misconfigured",
     "NotSaved",
+    "PersonNeeded",
     "PoolExhausted",
     "Profile",
     "QuotaWindow",
+    "RefreshRefused",
     "RequestFailed",
     "SchemaMismatch",
     "ServerUnreachable",

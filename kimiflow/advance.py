@@ -11,15 +11,28 @@ from typing import TYPE_CHECKING, Any
 
 from kimiflow import events
 from kimiflow.machine import next_state
-from kimiflow.model import Authorization, State, Transition
+from kimiflow.model import HOLDS_TOKENS, RESTS, Authorization, State, Transition
+from kimiflow.pacing import DEFAULT_TOKEN_LIFETIME
 from kimiflow.secret import Secret
+from kimiflow.wire import About, about
 
 if TYPE_CHECKING:
     from kimiflow.events import Event
     from kimiflow.model import DeviceAuthorization, TokenSet
     from kimiflow.pacing import Pacing
 
-__all__ = ["IMPORTED", "INTERRUPTED", "OUT_OF_TIME", "adopt", "advance", "begin", "is_overdue", "local_event"]
+__all__ = [
+    "IMPORTED",
+    "INTERRUPTED",
+    "IN_DOUBT",
+    "OUT_OF_TIME",
+    "adopt",
+    "advance",
+    "begin",
+    "is_overdue",
+    "local_event",
+    "needs_person",
+]
 
 Open = Authorization[Secret]
 
@@ -30,6 +43,9 @@ _LAST_POLL_WITHIN = 300.0
 
 INTERRUPTED = "interrupted"
 """The error of a refresh whose worker vanished: the request may have reached the server."""
+
+IN_DOUBT = frozenset({INTERRUPTED, "timeout", "connection_failed", "invalid_response"})
+"""Errors of attempts that the server may have answered with tokens which nobody has read."""
 
 
 IMPORTED = "imported"
@@ -57,6 +73,7 @@ def begin(authorization_id: str, account_id: str, now: float) -> tuple[Open, Tra
         token_type=None,
         scope=None,
         token_expires_at=None,
+        refresh_token_expires_at=None,
         token_version=0,
         device_code=None,
         access_token=None,
@@ -77,7 +94,7 @@ def adopt(
         state=State.GRANTED,
         token_type=tokens.token_type or "Bearer",
         scope=tokens.scope,
-        token_expires_at=now + tokens.expires_in,
+        token_expires_at=now + (DEFAULT_TOKEN_LIFETIME if tokens.expires_in is None else tokens.expires_in),
         token_version=1,
         access_token=tokens.access_token,
         refresh_token=tokens.refresh_token,
@@ -88,6 +105,26 @@ def adopt(
 def is_overdue(authorization: Authorization[Any], now: float) -> bool:
     """Whether our own deadline for an approval has passed."""
     return authorization.code_expires_at is not None and now >= authorization.code_expires_at
+
+
+def needs_person(authorization: Authorization[Any], now: float) -> bool:
+    """Whether only a person can help.
+
+    It has ended; or this program is misconfigured; or refreshes have been refused beyond the token's end, and not for
+    reasons that pass by themselves. In the last two tries go on, and may succeed.
+    """
+    if authorization.state in RESTS:
+        return True
+    if not authorization.attempts or authorization.error is None:
+        return False
+    match about(authorization.error):
+        case About.CLIENT:
+            return True
+        case About.REQUEST:
+            ends = authorization.token_expires_at
+            return authorization.state in HOLDS_TOKENS and ends is not None and now >= ends
+        case _:
+            return False
 
 
 def local_event(authorization: Open, now: float) -> Event | None:
@@ -118,20 +155,23 @@ class _Step:
     spread: float
 
     def polled(self, interval: float, wait: float | None) -> Open:
-        at = max(self.pacing.next_poll(self.now, interval, self.spread), self.now + (wait or 0.0))
+        at = max(self.pacing.next_poll(self.now, interval, self.spread), self.now + self._asked_for(wait))
         return self._cleared(interval=interval, next_attempt_at=at)
 
     def failed(self, event: events.AttemptFailed) -> Open:
         attempts = self.before.attempts + 1
         # An interrupted attempt has already waited for its worker's whole lease.
         wait = 0.0 if event.error == INTERRUPTED else self.pacing.backoff(attempts, self.spread)
+        if self.state in HOLDS_TOKENS and about(event.error) is About.CLIENT:
+            wait = max(wait, self.pacing.seldom(self.spread))
+        asked_for = self._asked_for(event.retry_after)
         # RFC 8628 §3.5: after a time-out polls come less often than before, not just as often.
-        wait = max(wait + (self.before.interval or 0.0), event.retry_after or 0.0)
+        wait = max(wait + (self.before.interval or 0.0), asked_for)
         return self.before._replace(
             state=self.state,
             updated_at=self.now,
             next_attempt_at=self._within_deadline(self.now + wait),
-            not_before=self.now + event.retry_after if event.retry_after else None,
+            not_before=self.now + asked_for if asked_for else None,
             attempts=attempts,
             error=event.error,
             error_description=event.description,
@@ -152,13 +192,19 @@ class _Step:
         )
 
     def tokens_issued(self, tokens: TokenSet) -> Open:
-        before, expires_at = self.before, self.now + tokens.expires_in
+        before = self.before
         refresh_token = tokens.refresh_token or before.refresh_token
+        if refresh_token is None:
+            # There is nothing to do until the access token ends, if ever it does.
+            expires_at = None if tokens.expires_in is None else self.now + tokens.expires_in
+            refresh_expires_at = None
+            due = expires_at
+        else:
+            expires_at = self.now + (DEFAULT_TOKEN_LIFETIME if tokens.expires_in is None else tokens.expires_in)
+            refresh_expires_at = self._refresh_token_ends(tokens)
+            due = self.pacing.refresh_at(self.now, min(expires_at, refresh_expires_at or expires_at), self.spread)
         return self._cleared(
-            # Without a refresh token there is nothing to do until the access token ends.
-            next_attempt_at=expires_at
-            if refresh_token is None
-            else self.pacing.refresh_at(self.now, expires_at, self.spread),
+            next_attempt_at=due,
             interval=None,
             # The user code stays: it tells which sign-in this grant came from.
             verification_uri=None,
@@ -170,6 +216,7 @@ class _Step:
             token_type=tokens.token_type or before.token_type or "Bearer",
             scope=tokens.scope or before.scope,
             token_expires_at=expires_at,
+            refresh_token_expires_at=refresh_expires_at,
             token_version=before.token_version + 1,
         )
 
@@ -190,6 +237,22 @@ class _Step:
     def renewed(self) -> Open:
         fresh, _ = begin(self.before.id, self.before.account_id, self.now)
         return fresh._replace(created_at=self.before.created_at, token_version=self.before.token_version + 1)
+
+    def _refresh_token_ends(self, tokens: TokenSet) -> float | None:
+        if tokens.refresh_expires_in is not None:
+            return self.now + tokens.refresh_expires_in
+        # One that is kept ends when it would have; unless it has outlived that, and so does not.
+        ends = None if tokens.refresh_token is not None else self.before.refresh_token_expires_at
+        return ends if ends is not None and ends > self.now else None
+
+    def _asked_for(self, wait: float | None) -> float:
+        """Seconds that the server asked to wait, as far as there is time for it."""
+        before = self.before
+        if self.state in HOLDS_TOKENS:
+            ends = min((end for end in (before.token_expires_at, before.refresh_token_expires_at) if end), default=None)
+        else:
+            ends = before.code_expires_at
+        return self.pacing.bounded_wait(wait or 0.0, self.now, ends)
 
     def _within_deadline(self, at: float) -> float:
         """``at``, or as soon after our deadline as the interval allows: what is long past it is given up, not put off."""
@@ -231,7 +294,9 @@ def _taken(step: _Step, event: Event) -> tuple[Open, str | None]:
             after = step.code_issued(issued)
             return after, f"user code {after.user_code}, interval {after.interval:g} s"
         case events.AccessTokenIssued(tokens=tokens):
-            return step.tokens_issued(tokens), f"access token for {tokens.expires_in:g} s"
+            after = step.tokens_issued(tokens)
+            ends = after.token_expires_at
+            return after, "access token without an end" if ends is None else f"access token for {ends - step.now:g} s"
         case events.RefreshDue():
             return step.refreshing(), None
         case events.LoginRequested():
@@ -251,7 +316,9 @@ def _reason(error: str, description: str | None) -> str:
 
 def _with_doubt(before: Open, description: str | None) -> str | None:
     """Names the one outcome that no client can prevent: the reply that would have carried the tokens was lost."""
-    if before.state is State.REFRESHING and before.error in {INTERRUPTED, "timeout", "connection_failed"}:
+    if before.error == "invalid_response":
+        doubt = "an earlier reply could not be read; it may have held tokens"
+    elif before.state is State.REFRESHING and before.error in IN_DOUBT:
         doubt = "an earlier attempt had no reply; it may have reached the server and rotated the token unseen"
     elif before.error == INTERRUPTED:
         doubt = "a worker stopped during the poll before; the code may have been spent on it"

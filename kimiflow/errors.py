@@ -5,11 +5,14 @@
     │   ├── InvalidSetting         a setting, in the environment or config.toml
     │   ├── InvalidAccountName
     │   └── UnknownProvider
-    ├── SignInNeeded               only a person can help: ``kimiflow login NAME``
-    │   ├── UnknownAccount
-    │   ├── SignedOut
-    │   ├── AccessDenied           RFC 8628 §3.5 ``access_denied``, and fatal RFC 6749 §5.2 errors
-    │   └── AuthorizationExpired   the code ran out, or the grant is gone
+    ├── PersonNeeded               only a person can help
+    │   ├── SignInNeeded           by ``kimiflow login NAME``
+    │   │   ├── UnknownAccount
+    │   │   ├── SignedOut
+    │   │   ├── AccessDenied       RFC 8628 §3.5 ``access_denied``, and before a grant fatal RFC 6749 §5.2 errors
+    │   │   └── AuthorizationExpired   the code ran out, or the grant is gone
+    │   ├── Misconfigured          by mending the settings; the tokens are kept (also a RequestFailed)
+    │   └── RefreshRefused         the server refuses refreshes beyond the token's end; they go on (also a RequestFailed)
     ├── StillPending               nobody has approved yet (also a TimeoutError)
     ├── RequestFailed              the server answered, but not with what was needed
     │   └── ServerUnreachable      the server did not answer
@@ -34,8 +37,11 @@ __all__ = [
     "InvalidSetting",
     "KeyMissing",
     "KimiFlowError",
+    "Misconfigured",
     "NotSaved",
+    "PersonNeeded",
     "PoolExhausted",
+    "RefreshRefused",
     "RequestFailed",
     "SchemaMismatch",
     "ServerUnreachable",
@@ -81,7 +87,11 @@ class UnknownProvider(UsageError):
     """No provider of that name is built in or configured."""
 
 
-class SignInNeeded(KimiFlowError):
+class PersonNeeded(KimiFlowError):
+    """Nothing goes on, or not for certain, before a person has done something."""
+
+
+class SignInNeeded(PersonNeeded):
     """Only a person can help, by signing in."""
 
 
@@ -107,6 +117,20 @@ class StillPending(KimiFlowError, TimeoutError):
 
 class RequestFailed(KimiFlowError):
     """The server answered, but not with what was needed; it will be tried again."""
+
+
+class Misconfigured(PersonNeeded, RequestFailed):
+    """The server does not know this client (RFC 6749 §5.2), or an account's own settings do not work.
+
+    Its tokens are kept, and a refresh is tried now and then.
+    """
+
+
+class RefreshRefused(PersonNeeded, RequestFailed):
+    """The server has refused every refresh beyond the token's end, without a word about the grant.
+
+    It may be the server's trouble, or its gateway's, and pass: the tokens are kept, and refreshes are tried on.
+    """
 
 
 class ServerUnreachable(RequestFailed):

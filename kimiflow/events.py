@@ -70,7 +70,7 @@ class AccessTokenIssued:
 
 @dataclass(frozen=True, slots=True)
 class AccessDenied:
-    """The person said no (RFC 8628 §3.5), or the server will never say yes (RFC 6749 §5.2)."""
+    """The person said no (RFC 8628 §3.5), or before there is a grant, the server will never say yes (RFC 6749 §5.2)."""
 
     name: ClassVar[str] = "access_denied"
     error: str = "access_denied"
@@ -103,8 +103,9 @@ class InvalidGrant:
 
 @dataclass(frozen=True, slots=True)
 class AttemptFailed:
-    """An attempt that proves nothing: no connection, a time-out, 5xx, 429, a body that is no OAuth reply.
+    """An attempt that says nothing about a grant.
 
+    No connection, a time-out, 5xx, 429, a body that is no OAuth reply; on a refresh, an OAuth error about this client.
     ``error`` is a short code (``connection_failed``, ``timeout``, ``http_503``, ``invalid_response``,
     ``interrupted``, or the OAuth code); ``retry_after`` is in seconds; ``reached`` tells whether the server answered.
     """

@@ -139,7 +139,7 @@ class KimiFlow:
                 break
             failures_before = status.attempts if failures_before is None else failures_before
             if status.attempts >= failures_before + _PATIENCE_AT_THE_START:
-                raise failed_attempt(name, status.error, status.error_description)
+                raise failed_attempt(status)
         return _raise_if_settled_badly(status)
 
     async def begin(
@@ -152,7 +152,8 @@ class KimiFlow:
     ) -> list[Status]:
         """Writes sign-ins for all ``names`` to the store in one go, without driving them.
 
-        Returns, in the same order, what each account is now: a sign-in on its way, or the grant it has already.
+        Returns, in the same order, what each account is now: a sign-in on its way, or the grant it has already, unless
+        that needs a person; then the new sign-in goes on beside it, and takes its place once it is approved.
 
         :raises InvalidAccountName: for a name that breaks the rule; then nothing was written.
         :raises UnknownProvider: likewise.
@@ -202,10 +203,11 @@ class KimiFlow:
         if beginnings or waiting:
             self._engine.stirred()
             known = await self._known(names)
-        return [status_of(known[name]) for name in names]
+        return [status_of(known[name], self._clock.now()) for name in names]
 
     def _beginning(self, snapshot: Snapshot, vault: Vault, now: float, *, force: bool) -> Beginning | None:
-        if snapshot.on_its_way is not None or (snapshot.grant is not None and not force):
+        grant = snapshot.grant
+        if snapshot.on_its_way is not None or not (force or grant is None or advance.needs_person(grant, now)):
             return None
         resting = snapshot.resting
         if resting is None:
@@ -220,7 +222,7 @@ class KimiFlow:
                 spread=0.0,
             )
             renews = resting.updated_at
-        return Beginning(vault.seal_authorization(authorization), history, renews, beside_grant=force)
+        return Beginning(vault.seal_authorization(authorization), history, renews, beside_grant=grant is not None)
 
     async def _let_overdue_expire(self, snapshots: Iterable[Snapshot], now: float) -> None:
         """Lets codes run out that nobody drove while they did, so that who asks again gets a new one."""
@@ -278,7 +280,7 @@ class KimiFlow:
                 snapshots = await self._known(names)
                 for name in names:
                     snapshot = snapshots.get(name) or Snapshot(known[name].account, ())
-                    status = status_of(snapshot, snapshot.find(ids[name]))
+                    status = status_of(snapshot, self._clock.now(), snapshot.find(ids[name]))
                     if name not in seen or _moved_on(seen[name], status):
                         seen[name] = status
                         yield status
@@ -386,11 +388,13 @@ class KimiFlow:
 
         :raises UnknownAccount: where one that was named does not exist.
         """
+        await self._clock.synchronise()
         snapshots = await self._known(names)
         for name in names or ():
             if valid_account_name(name) not in snapshots:
                 raise unknown(name)
-        return [status_of(snapshot) for snapshot in snapshots.values()]
+        now = self._clock.now()
+        return [status_of(snapshot, now) for snapshot in snapshots.values()]
 
     async def now(self) -> float:
         """The time by the store, in Unix seconds: what times in a status are to be compared with."""

@@ -112,13 +112,17 @@ class DeviceAuthorization:
 
 @dataclass(frozen=True, slots=True)
 class TokenSet:
-    """The access token response (RFC 6749 §5.1). ``None`` where the server left a field out."""
+    """The access token response (RFC 6749 §5.1). ``None`` where the server left a field out.
+
+    ``refresh_expires_in`` is no field of the RFC; some servers say with it how long the refresh token lives.
+    """
 
     access_token: Secret
     refresh_token: Secret | None
     token_type: str | None
     scope: str | None
-    expires_in: float
+    expires_in: float | None
+    refresh_expires_in: float | None = None
 
 
 class Authorization(NamedTuple, Generic[S]):
@@ -137,7 +141,7 @@ class Authorization(NamedTuple, Generic[S]):
     next_attempt_at: float | None
     """When the next step is due; ``None`` where it rests."""
     not_before: float | None
-    """The server asked for no request before then (``Retry-After``, or the interval), whoever asks."""
+    """The server asked for no request before then (``Retry-After``); only a person does not wait for it."""
     attempts: int
     """Failed attempts in a row at the present step."""
     error: str | None
@@ -150,6 +154,9 @@ class Authorization(NamedTuple, Generic[S]):
     token_type: str | None
     scope: str | None
     token_expires_at: float | None
+    """``None`` also for a token without an end: one that came with neither a lifetime nor a refresh token."""
+    refresh_token_expires_at: float | None
+    """``None`` where the server does not say."""
     token_version: int
     """Counts how often device code or tokens were replaced: equal numbers mean the same secrets."""
     device_code: S | None

@@ -4,18 +4,23 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from kimiflow.advance import IN_DOUBT
 from kimiflow.errors import (
     AccessDenied,
     AuthorizationExpired,
+    Misconfigured,
+    RefreshRefused,
     RequestFailed,
     ServerUnreachable,
     SignedOut,
     StillPending,
 )
-from kimiflow.model import State
+from kimiflow.model import HOLDS_TOKENS, State
+from kimiflow.wire import About, about
 
 if TYPE_CHECKING:
     from kimiflow.errors import KimiFlowError, SignInNeeded
+    from kimiflow.status import Status
     from kimiflow.stores.base import Snapshot
 
 __all__ = ["failed_attempt", "no_grant", "settled_badly", "signed_out"]
@@ -54,10 +59,27 @@ def settled_badly(name: str, state: State, error: str | None, description: str |
     return AuthorizationExpired(f"the sign-in of {name} has expired{reason}", hint=hint, account=name)
 
 
-def failed_attempt(name: str, error: str | None, description: str | None) -> RequestFailed:
+def failed_attempt(status: Status) -> RequestFailed:
     """An attempt that proves nothing, and is tried again by whoever drives the account."""
-    reason = f"{error}: {description}" if description else str(error)
-    hint = f"Nothing is lost; it is tried again by: kimiflow run, or: kimiflow login {name}"
+    name, error, description = status.account, status.error or "", status.error_description
+    reason = f"{error}: {description}" if description else error
+    holds_tokens = status.state in HOLDS_TOKENS
+    again = f"kimiflow {'refresh' if holds_tokens else 'login'} {name}"
+    if status.needs_person and about(error) is About.CLIENT:
+        return Misconfigured(
+            f"{name} is misconfigured ({reason})",
+            hint=f"Nothing is lost. Mend its provider's client_id, or its proxy, in the settings, then type: {again}",
+            account=name,
+        )
+    if status.needs_person:
+        return RefreshRefused(
+            f"the server refuses to refresh {name}, whose token has ended ({reason})",
+            hint=f"Its refresh token is kept, and kimiflow run tries on. To sign in anew: kimiflow login {name}",
+            account=name,
+        )
+    hint = f"Nothing is lost; it is tried again by: kimiflow run, or: {again}"
+    if error in IN_DOUBT and status.state is not State.REQUESTED:
+        hint = f"The reply may have held new tokens; the next try will show. It is made by: kimiflow run, or: {again}"
     if error in _UNREACHABLE:
         return ServerUnreachable(f"the server of {name} could not be reached ({reason})", hint=hint, account=name)
     return RequestFailed(f"the server's answer for {name} was of no use ({reason})", hint=hint, account=name)

@@ -24,6 +24,7 @@ _LEAST_BETWEEN_REFRESHES = 1.0
 
 _BACKOFF_FIRST = 1.0
 _BACKOFF_MOST = 60.0
+_SELDOM = 300.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,6 +55,18 @@ class Pacing:
         """``refresh_lead`` before the end, but never before half of the token's life is over, nor at once."""
         lead = min(self.refresh_lead, (expires_at - now) / 2)
         return max(expires_at - lead + spread * lead * 0.1, now + _LEAST_BETWEEN_REFRESHES)
+
+    def bounded_wait(self, wait: float, now: float, ends: float | None) -> float:
+        """``wait`` seconds, which a server has asked for, cut to what the code or token that ends then leaves room for.
+
+        One try is left before the end; beyond it, the longest backoff is as long as a server is obeyed.
+        """
+        most = self.authorization_timeout if ends is None else max(ends - now - _BACKOFF_MOST, _BACKOFF_MOST)
+        return min(wait, most)
+
+    def seldom(self, spread: float) -> float:
+        """Seconds between tries that cannot succeed before a person has mended something."""
+        return _SELDOM * (0.5 + spread / 2)
 
     def backoff(self, attempts: int, spread: float) -> float:
         """Seconds to wait after the ``attempts``-th failure in a row: doubling, half of it drawn."""

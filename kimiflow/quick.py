@@ -8,6 +8,7 @@ what to do and what to say.
 
 from __future__ import annotations
 
+import math
 import os
 import re
 import sqlite3
@@ -64,7 +65,8 @@ def fresh_token(name: str, environment: Mapping[str, str] = os.environ) -> str |
     if now is None:
         return None
     # A row from the future means that the clock was put back, and nothing can be said about what is fresh.
-    if due is None or expires is None or not (updated <= now + 1.0 < due and now + 1.0 < expires):
+    ends = min((at for at in (due, expires) if at is not None), default=math.inf)  # some tokens have no end
+    if not updated <= now + 1.0 < ends:
         return None
     return _opened(environment, home, row_id, sealed)
 

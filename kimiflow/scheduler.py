@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING
 
-from kimiflow.advance import INTERRUPTED, OUT_OF_TIME, advance, is_overdue, local_event
+from kimiflow.advance import INTERRUPTED, OUT_OF_TIME, advance, is_overdue, local_event, needs_person
 from kimiflow.errors import KimiFlowError, StoreUnavailable, VaultError
 from kimiflow.events import AttemptFailed, RefreshDue
 from kimiflow.finishing import begin
@@ -442,6 +442,14 @@ class Scheduler:
             return AttemptFailed("misconfigured", "; ".join(filter(None, (error.message, error.hint))))
 
     def _report(self, work: _Work) -> None:
+        before = work.claim.authorization
+        if needs_person(work.current, work.current.updated_at) and not needs_person(before, before.updated_at):
+            self._log.warning(
+                "person_needed",
+                account=work.claim.account.name,
+                state=work.current.state.value,
+                reason=work.history[-1].detail,
+            )
         for step in work.history:
             if step.from_state is step.to_state:
                 if not self._debug:

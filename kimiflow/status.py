@@ -6,6 +6,7 @@ from dataclasses import dataclass, field, fields
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
+from kimiflow.advance import needs_person
 from kimiflow.model import ON_ITS_WAY, State
 
 if TYPE_CHECKING:
@@ -14,6 +15,7 @@ if TYPE_CHECKING:
 
 __all__ = ["Status", "Token", "rfc3339", "status_of"]
 
+_NOT_TOLD = frozenset({"lease", "holds_tokens"})
 _SAID = frozenset({"disabled", "label"})
 _TIMES = frozenset({"code_expires_at", "token_expires_at", "next_attempt_at", "updated_at"})
 
@@ -29,6 +31,7 @@ def rfc3339(at: float | None) -> str | None:
 class Status:
     """One account. Times are Unix seconds; ``state`` is ``None`` where it is signed out.
 
+    A token that has no end has no ``token_expires_at``.
     Where a new sign-in is on its way while an older grant still works, ``state`` and the codes are those of the
     sign-in, and ``token_expires_at`` is the grant's.
     """
@@ -47,8 +50,13 @@ class Status:
     error: str | None
     error_description: str | None
     updated_at: float
+    needs_person: bool = False
+    """Whether only a person can help: it has ended, or is misconfigured, or its refreshes are refused beyond the token's
+    end."""
     lease: Lease | None = None
     """Which worker holds it, and until when; not part of the JSON."""
+    holds_tokens: bool = False
+    """Whether there is a grant, be it beside a sign-in on its way; not part of the JSON."""
     disabled: bool = False
     """Whether it is kept fresh, but not handed out by pools; only part of the long JSON, as is ``label``."""
     label: str | None = None
@@ -65,7 +73,7 @@ class Status:
         """
         values: dict[str, Any] = {}
         for each in fields(self):
-            if each.name == "lease" or (each.name in _SAID and not long):
+            if each.name in _NOT_TOLD or (each.name in _SAID and not long):
                 continue
             value = getattr(self, each.name)
             if each.name in _TIMES:
@@ -78,12 +86,15 @@ class Status:
 
 @dataclass(frozen=True, slots=True)
 class Token:
-    """An access token, ready to be sent. ``expires_at`` in Unix seconds; ``repr`` does not show the token."""
+    """An access token, ready to be sent. ``repr`` does not show it.
+
+    ``expires_at`` in Unix seconds; ``None`` for one without an end, which is good until the API says otherwise.
+    """
 
     account: str
     access_token: str = field(repr=False)
     token_type: str
-    expires_at: float
+    expires_at: float | None
     scope: str | None
     device_id: str
 
@@ -99,8 +110,11 @@ class Token:
         }
 
 
-def status_of(snapshot: Snapshot, authorization: Authorization[Sealed] | None = None) -> Status:
-    """The status of an account, seen from ``authorization``, or from the one that matters most now."""
+def status_of(snapshot: Snapshot, now: float, authorization: Authorization[Sealed] | None = None) -> Status:
+    """The status of an account, seen from ``authorization``, or from the one that matters most.
+
+    :param now: by the store's clock.
+    """
     shown = authorization or snapshot.shown
     grant = snapshot.grant
     account: Account = snapshot.account
@@ -138,7 +152,9 @@ def status_of(snapshot: Snapshot, authorization: Authorization[Sealed] | None = 
         error=shown.error,
         error_description=shown.error_description,
         updated_at=shown.updated_at,
+        needs_person=needs_person(shown, now),
         lease=snapshot.lease_of(shown),
+        holds_tokens=grant is not None,
         disabled=account.disabled,
         label=account.label,
     )

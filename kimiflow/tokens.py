@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+import math
 from typing import TYPE_CHECKING
 
 from kimiflow.advance import INTERRUPTED
-from kimiflow.errors import RequestFailed, ServerUnreachable, StillPending
+from kimiflow.errors import RequestFailed, ServerUnreachable, SignInNeeded, StillPending
 from kimiflow.model import State
 from kimiflow.neighbours.handover import HANDING_OVER, cut_short
 from kimiflow.outcome import failed_attempt, no_grant
-from kimiflow.status import Token
+from kimiflow.status import Token, status_of
 
 if TYPE_CHECKING:
     from kimiflow.engine import Engine
@@ -45,11 +46,7 @@ class TokenSource:
             return None
         token, due, stamp = found
         engine = self._engine
-        if (
-            stamp == engine.store.stamp()
-            and engine.clock.is_synchronised()
-            and engine.clock.now() < min(due, token.expires_at)
-        ):
+        if stamp == engine.store.stamp() and engine.clock.is_synchronised() and engine.clock.now() < due:
             return token
         del self._cache[name]
         return None
@@ -61,17 +58,17 @@ class TokenSource:
         """
         grant = _grant(snapshot)
         now = self._engine.clock.now()
-        if grant.state is State.GRANTED and (grant.next_attempt_at or now) > now:
+        if grant.state is State.GRANTED and (grant.next_attempt_at is None or grant.next_attempt_at > now):
             token = await self._open(snapshot, grant)
             if stamp is not None:
                 if len(self._cache) >= _MOST_CACHED:
                     self._cache.clear()
-                self._cache[snapshot.account.name] = token, grant.next_attempt_at or now, stamp
+                self._cache[snapshot.account.name] = token, _fresh_until(grant), stamp
             return token
         if self._usable(grant) and (grant.attempts or (grant.not_before or now) > now):
             # Somebody is at it already and waits between two attempts; the token still works.
             return await self._open(snapshot, grant)
-        return await self._refresh(snapshot, grant, timeout, forced=False)
+        return await self._refresh(snapshot, grant, timeout, at_once=False, fallback=True)
 
     async def refreshed(self, snapshot: Snapshot, seen: str | None, timeout: float | None) -> Token:
         """A token newer than ``seen``, or than the present one. See :meth:`KimiFlow.refresh`."""
@@ -80,20 +77,37 @@ class TokenSource:
             present = await self._open(snapshot, grant)
             if present.access_token != seen:
                 return present
-        return await self._refresh(snapshot, grant, timeout, forced=True)
+        elif grant.refresh_token is None and self._usable(grant):
+            raise SignInNeeded(
+                f"the server gave {snapshot.account.name} no refresh token; its access token still works",
+                hint=f"For a new one: kimiflow login --force {snapshot.account.name}",
+                account=snapshot.account.name,
+            )
+        return await self._refresh(snapshot, grant, timeout, at_once=seen is None, fallback=False)
 
     async def _refresh(
-        self, snapshot: Snapshot, grant: Authorization[Sealed], timeout: float | None, *, forced: bool
+        self,
+        snapshot: Snapshot,
+        grant: Authorization[Sealed],
+        timeout: float | None,
+        *,
+        at_once: bool,
+        fallback: bool,
     ) -> Token:
+        """Waits for a refresh.
+
+        :param at_once: whether a person asks, who does not wait for what the server asked for.
+        :param fallback: whether the present token will do where that fails.
+        """
         engine, name = self._engine, snapshot.account.name
         now = engine.clock.now()
         if grant.error == HANDING_OVER and (grant.next_attempt_at or now) > now:
             # Its refresh token may be another tool's by now, and to use it here would end the sign-in for both.
             raise cut_short(name, grant, now)
-        if grant.not_before is not None and grant.not_before > now:
+        if grant.not_before is not None and grant.not_before > now and not at_once:
             raise RequestFailed(
                 f"the server asked for no refresh of {name} for another {grant.not_before - now:.0f} s",
-                hint="After that it is refreshed by: kimiflow run",
+                hint=f"After that it is refreshed by: kimiflow run; and at once by: kimiflow refresh {name}",
                 account=name,
             )
         patience = engine.settings.http_timeout + 5.0 if timeout is None else timeout
@@ -108,7 +122,7 @@ class TokenSource:
                 if (current.id, current.token_version) != (before.id, before.token_version):
                     return await self._open(snapshot, current)
                 if current.attempts > before.attempts and current.error != INTERRUPTED:
-                    failure = failed_attempt(name, current.error, current.error_description)
+                    failure = failed_attempt(status_of(snapshot, engine.clock.now(), current))
                     break
                 try:
                     await engine.wait_for(moved, deadline)
@@ -119,13 +133,13 @@ class TokenSource:
                         account=name,
                     )
                     break
-        if not forced and self._usable(current):
+        if fallback and self._usable(current):
             engine.log.warning("refresh_failed_token_still_good", account=name, reason=failure.message)
             return await self._open(snapshot, current)
         raise failure
 
     def _usable(self, grant: Authorization[Sealed]) -> bool:
-        return (grant.token_expires_at or 0.0) > self._engine.clock.now() + _WORTH_HANDING_OUT
+        return grant.token_expires_at is None or grant.token_expires_at > self._engine.clock.now() + _WORTH_HANDING_OUT
 
     async def _open(self, snapshot: Snapshot, grant: Authorization[Sealed]) -> Token:
         vault = await self._engine.vault()
@@ -135,10 +149,14 @@ class TokenSource:
             account=snapshot.account.name,
             access_token=opened.reveal(),
             token_type=grant.token_type or "Bearer",
-            expires_at=grant.token_expires_at or 0.0,
+            expires_at=grant.token_expires_at,
             scope=grant.scope,
             device_id=snapshot.account.device_id,
         )
+
+
+def _fresh_until(grant: Authorization[Sealed]) -> float:
+    return min((at for at in (grant.next_attempt_at, grant.token_expires_at) if at is not None), default=math.inf)
 
 
 def _grant(snapshot: Snapshot) -> Authorization[Sealed]:

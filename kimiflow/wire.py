@@ -16,6 +16,7 @@ import re
 from dataclasses import dataclass
 from datetime import UTC
 from email.utils import parsedate_to_datetime
+from enum import Enum, auto
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any, Final
 from urllib.parse import quote, quote_plus, urlencode, urlsplit
@@ -31,7 +32,7 @@ from kimiflow.events import (
     SlowDown,
 )
 from kimiflow.model import DeviceAuthorization, TokenSet
-from kimiflow.pacing import DEFAULT_INTERVAL, DEFAULT_TOKEN_LIFETIME
+from kimiflow.pacing import DEFAULT_INTERVAL
 from kimiflow.secret import Secret
 
 if TYPE_CHECKING:
@@ -41,9 +42,11 @@ if TYPE_CHECKING:
 
 __all__ = [
     "MAX_BODY",
+    "About",
     "Identity",
     "Reply",
     "TokenRequest",
+    "about",
     "device_authorization_request",
     "header_value",
     "holds_an_object",
@@ -65,27 +68,96 @@ _MAX_TEXT: Final = 300
 _MAX_INTERVAL: Final = 300.0
 _MAX_CODE_LIFETIME: Final = 86_400.0
 _MAX_TOKEN_LIFETIME: Final = 366 * 86_400.0
+# Keycloak and Feishu; GitHub's and Google's.
+_REFRESH_EXPIRES_IN: Final = ("refresh_expires_in", "refresh_token_expires_in")
 _MAX_RETRY_AFTER: Final = 86_400.0
 _DEFAULT_CODE_LIFETIME: Final = 900.0
 
-# RFC 6749 §5.2: no later attempt of this client can fare better.
-_FATAL: Final = frozenset({"invalid_client", "unauthorized_client", "unsupported_grant_type"})
-_FATAL_AT_THE_START: Final = _FATAL | {"access_denied", "invalid_request", "invalid_scope"}
+
+class About(Enum):
+    """What a refusal is about, which says what can help."""
+
+    GRANT = auto()
+    """The device code or the refresh token: it is over, and only a person begins anew."""
+    CLIENT = auto()
+    """This program, as it is configured: every grant is as good as before, once a person has mended that."""
+    REQUEST = auto()
+    """How it was asked, or the way it took, or nobody knows what: proves nothing, and is tried again."""
+    MOMENT = auto()
+    """It passes by itself."""
+
+
+_ABOUT: Final = {
+    # RFC 6749 §5.2
+    "invalid_grant": About.GRANT,
+    "invalid_client": About.CLIENT,
+    "unauthorized_client": About.CLIENT,
+    "unsupported_grant_type": About.CLIENT,
+    "invalid_request": About.REQUEST,
+    "invalid_scope": About.REQUEST,
+    # RFC 8628 §3.5
+    "access_denied": About.GRANT,
+    "expired_token": About.GRANT,
+    "authorization_pending": About.MOMENT,
+    "slow_down": About.MOMENT,
+    # RFC 6749 §4.1.2.1
+    "server_error": About.MOMENT,
+    "temporarily_unavailable": About.MOMENT,
+    # RFC 6750 §3.1, which servers also say of a refresh token
+    "invalid_token": About.GRANT,
+    "insufficient_scope": About.REQUEST,
+    # OpenID Connect Core §3.1.2.6: a refresh can go no further without its person
+    "interaction_required": About.GRANT,
+    "login_required": About.GRANT,
+    "consent_required": About.GRANT,
+    # What servers say in their own words: GitHub, Slack, OpenAI, Google
+    "bad_refresh_token": About.GRANT,
+    "invalid_refresh_token": About.GRANT,
+    "refresh_token_expired": About.GRANT,
+    "refresh_token_invalidated": About.GRANT,
+    "refresh_token_reused": About.GRANT,
+    "token_expired": About.GRANT,
+    "token_revoked": About.GRANT,
+    "deleted_client": About.CLIENT,
+    "device_flow_disabled": About.CLIENT,
+    "disabled_client": About.CLIENT,
+    "incorrect_client_credentials": About.CLIENT,
+    "rate_limit_exceeded": About.MOMENT,
+}
 # Other servers' words for the RFCs' codes.
 _ALIASES: Final = {
     "authorization_declined": "access_denied",
     "bad_verification_code": "invalid_grant",
     "code_expired": "expired_token",
     "device_not_found": "invalid_grant",
+    "incorrect_device_code": "invalid_grant",
     "invalid_device_code": "invalid_grant",
     "invalid device code": "invalid_grant",
 }
-_TEMPORARY: Final = frozenset(
-    {"server_error", "temporarily_unavailable", "slow_down", "authorization_pending", "rate_limit_exceeded"}
-)
-# RFC 6750 §3.1, and what servers say of a refresh token in place of ``invalid_grant``.
-_OF_THE_TOKEN: Final = frozenset({"invalid_token", "expired_token", "insufficient_scope"})
-_OAUTH_CODES: Final = _FATAL_AT_THE_START | _TEMPORARY | _OF_THE_TOKEN | {"invalid_grant"} | _ALIASES.keys()
+_OAUTH_CODES: Final = _ABOUT.keys() | _ALIASES.keys()
+_NO_CODE_AT_ALL: Final = {
+    # What kimiflow says where there is no code, or no reply.
+    "connection_failed": About.MOMENT,
+    "interrupted": About.MOMENT,
+    "timeout": About.MOMENT,
+    "invalid_response": About.REQUEST,
+    "misconfigured": About.CLIENT,
+}
+_OF_THE_MOMENT: Final = frozenset({408, 425, 429})
+_FINAL_AT_THE_START: Final = frozenset({"access_denied", "invalid_request", "invalid_scope"})
+"""No later device authorization request of this client can fare better."""
+
+
+def about(error: str) -> About:
+    """What the error of a failed attempt is about: a code, or ``http_`` and the status of a reply without one.
+
+    A 401, 403, 404 or 410 without a code may be a gateway's as well as the server's, and so says nothing of a grant.
+    """
+    found = _ABOUT.get(error) or _NO_CODE_AT_ALL.get(error)
+    if found is None and error.startswith("http_") and error[5:].isdecimal():
+        status = int(error[5:])
+        found = About.MOMENT if status >= 500 or status in _OF_THE_MOMENT else None
+    return found or About.REQUEST
 
 
 _DECODER: Final = json.JSONDecoder(parse_int=float)
@@ -197,16 +269,16 @@ def retry_after(value: str | None, now: float) -> float | None:
     return min(max(when.timestamp() - now, 0.0), _MAX_RETRY_AFTER)
 
 
-def _seconds(value: object, default: float, most: float) -> float:
-    """A number where it parses and is positive, ``default`` where not, at most ``most``."""
+def _seconds(value: object, most: float) -> float | None:
+    """A number where it parses and is positive, at most ``most``; ``None`` where it does not."""
     if isinstance(value, bool) or not isinstance(value, (int, float, str)):
-        return default
+        return None
     try:
         number = float(value)
     except (ValueError, OverflowError):
-        return default
+        return None
     if math.isnan(number) or number <= 0:
-        return default
+        return None
     return min(number, most)
 
 
@@ -259,17 +331,15 @@ def _json_object(reply: Reply) -> Mapping[str, Any] | None:
 
 def _error_code(body: Mapping[str, Any]) -> str | None:
     """The OAuth error code, also where a server puts it under ``message``."""
-    code = body.get("error")
+    code, message = body.get("error"), body.get("message")
+    known = message.strip().lower() if isinstance(message, str) else ""
     if isinstance(code, str) and code.strip():
         code = code.strip()
-        message = body.get("message")
-        if code not in _OAUTH_CODES and isinstance(message, str) and message.strip().lower() in _OAUTH_CODES:
-            code = message.strip().lower()
-        return _ALIASES.get(code.lower(), code)
-    message = body.get("message")
-    if isinstance(message, str) and message.strip().lower() in _OAUTH_CODES:
-        return _ALIASES.get(message.strip().lower(), message.strip().lower())
-    return None
+        if code.lower() in _OAUTH_CODES:
+            known = code.lower()
+    else:
+        code = None
+    return _ALIASES.get(known, known) if known in _OAUTH_CODES else code
 
 
 def _description(body: Mapping[str, Any], secrets: Iterable[Secret]) -> str | None:
@@ -315,7 +385,7 @@ def parse_device_authorization(reply: Reply, request: TokenRequest) -> DeviceCod
         return _failed(reply, None, secrets)
     code = _error_code(body)
     if code is not None:
-        if code in _FATAL_AT_THE_START:
+        if code in _FINAL_AT_THE_START or about(code) is About.CLIENT:
             return AccessDenied(code, _description(body, secrets))
         return _failed(reply, body, secrets)
     device_code = _opaque(body.get("device_code"))
@@ -330,8 +400,8 @@ def parse_device_authorization(reply: Reply, request: TokenRequest) -> DeviceCod
             verification_uri=uri,
             verification_uri_complete=_web_address(body.get("verification_uri_complete"))
             or _web_address(body.get("verification_url_complete")),
-            expires_in=_seconds(body.get("expires_in"), _DEFAULT_CODE_LIFETIME, _MAX_CODE_LIFETIME),
-            interval=_seconds(body.get("interval"), DEFAULT_INTERVAL, _MAX_INTERVAL),
+            expires_in=_seconds(body.get("expires_in"), _MAX_CODE_LIFETIME) or _DEFAULT_CODE_LIFETIME,
+            interval=_seconds(body.get("interval"), _MAX_INTERVAL) or DEFAULT_INTERVAL,
         )
     )
 
@@ -358,7 +428,10 @@ def _tokens(body: Mapping[str, Any], secrets: Iterable[Secret]) -> TokenSet | No
         # Stored in clear.
         token_type=_printable(body.get("token_type"), secrets),
         scope=_printable(body.get("scope"), secrets),
-        expires_in=_seconds(body.get("expires_in"), DEFAULT_TOKEN_LIFETIME, _MAX_TOKEN_LIFETIME),
+        expires_in=_seconds(body.get("expires_in"), _MAX_TOKEN_LIFETIME),
+        refresh_expires_in=next(
+            (end for key in _REFRESH_EXPIRES_IN if (end := _seconds(body.get(key), _MAX_TOKEN_LIFETIME))), None
+        ),
     )
 
 
@@ -374,15 +447,14 @@ def parse_poll(
         case "authorization_pending":
             return AuthorizationPending(reply.retry_after)
         case "slow_down":
-            sent = _seconds(body.get("interval"), 0.0, _MAX_INTERVAL)
-            return SlowDown(sent or None, reply.retry_after)
+            return SlowDown(_seconds(body.get("interval"), _MAX_INTERVAL), reply.retry_after)
         case "access_denied":
             return AccessDenied("access_denied", _description(body, secrets))
         case "expired_token":
             return ExpiredToken(_description(body, secrets))
         case "invalid_grant":
             return InvalidGrant("invalid_grant", _description(body, secrets))
-        case str(code) if code in _FATAL:
+        case str(code) if about(code) is About.CLIENT:
             return AccessDenied(code, _description(body, secrets))
         case None:
             tokens = _tokens(body, secrets)
@@ -396,23 +468,20 @@ def parse_refresh(
 ) -> AccessTokenIssued | AccessDenied | InvalidGrant | AttemptFailed:
     """RFC 6749 §5 and §6.
 
-    A 401 or 404 says that the grant is gone, and so does a 403 that carries an OAuth error. Any other 403 may be a web
-    firewall's, be it HTML or ``{"error": "Forbidden"}``, and proves nothing.
+    Only an OAuth error about the grant itself ends it. What is about this client, or about nothing that is known, leaves
+    the tokens as they are.
     """
     secrets = request.secrets
     body = _json_object(reply)
-    code = None if body is None else _error_code(body)
-    if body is not None and code is None:
-        tokens = _tokens(body, secrets)
-        if tokens is not None:
-            return AccessTokenIssued(tokens)
-    description = None if body is None else _description(body, secrets)
-    if code in {"invalid_grant", "invalid_token", "expired_token"}:
-        return InvalidGrant(_short_code(code or "", secrets), description)
-    if code is not None and (code in _FATAL or code == "access_denied"):
-        return AccessDenied(code, description)
-    if code in _TEMPORARY:
-        return _failed(reply, body, secrets)
-    if reply.status in {401, 404} or (reply.status == 403 and code in _OAUTH_CODES):
-        return InvalidGrant(_short_code(code, secrets) if code is not None else f"http_{reply.status}", description)
-    return _failed(reply, body, secrets)
+    if body is None:
+        return _failed(reply, None, secrets)
+    match _error_code(body):
+        case None:
+            tokens = _tokens(body, secrets)
+            return AccessTokenIssued(tokens) if tokens else _failed(reply, body, secrets)
+        case "access_denied":
+            return AccessDenied("access_denied", _description(body, secrets))
+        case str(code) if about(code) is About.GRANT:
+            return InvalidGrant(code, _description(body, secrets))
+        case _:
+            return _failed(reply, body, secrets)

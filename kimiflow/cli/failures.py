@@ -18,7 +18,7 @@ __all__ = [
     "FAILURE",
     "INTERRUPTED",
     "PENDING",
-    "SIGN_IN_NEEDED",
+    "PERSON_NEEDED",
     "UNREACHABLE",
     "USAGE",
     "code_of",
@@ -29,7 +29,7 @@ __all__ = [
 
 FAILURE = 1
 USAGE = 2
-SIGN_IN_NEEDED = 3
+PERSON_NEEDED = 3
 PENDING = 4
 UNREACHABLE = 5
 INTERRUPTED = 130
@@ -37,12 +37,12 @@ INTERRUPTED = 130
 
 _BY_ERROR = (
     (errors.UsageError, USAGE),
-    (errors.SignInNeeded, SIGN_IN_NEEDED),
+    (errors.PersonNeeded, PERSON_NEEDED),
     (errors.StillPending, PENDING),
     (errors.ServerUnreachable, UNREACHABLE),
 )
 
-_GETTING_WORSE = (0, UNREACHABLE, PENDING, SIGN_IN_NEEDED, FAILURE, USAGE)
+_GETTING_WORSE = (0, UNREACHABLE, PENDING, PERSON_NEEDED, FAILURE, USAGE)
 """What passes by itself, what needs a person to approve, what needs one to begin again, what needs somebody to look."""
 
 

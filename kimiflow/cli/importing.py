@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, Final
 from urllib.parse import urlsplit
 
 from kimiflow.cli import words
-from kimiflow.cli.failures import FAILURE, SIGN_IN_NEEDED
+from kimiflow.cli.failures import FAILURE, PERSON_NEEDED
 from kimiflow.cli.running import run, settled_settings
 from kimiflow.cli.talk import paint, result, result_json, say, shown
 from kimiflow.errors import KimiFlowError, SignInNeeded, UsageError
@@ -219,7 +219,7 @@ def _useless(found: Found) -> Fate:
         case Verdict.NOTHING_TO_TAKE:
             return Fate(found, "nothing_to_take", f"{found.problem}; skipped")
         case Verdict.REVOKED:
-            return Fate(found, "revoked", found.problem, None, SIGN_IN_NEEDED)
+            return Fate(found, "revoked", found.problem, None, PERSON_NEEDED)
         case _:
             return Fate(found, "failed", found.problem, None, FAILURE)
 
@@ -278,15 +278,15 @@ class _Import:
                     f"; or, where it belongs to another provider than {asked}: "
                     f"kimiflow logout --forget {fate.account}, and import it with --provider"
                 )
-            return replace(fate, outcome="dead", line=line, code=SIGN_IN_NEEDED)
+            return replace(fate, outcome="dead", line=line, code=PERSON_NEEDED)
         except KimiFlowError as error:
             line = f"taken in as {fate.account}, but not verified: {error.message}; it is tried again by: kimiflow run"
             return replace(fate, outcome="not_verified", line=line, code=FAILURE)
-        left = words.duration(token.expires_at - time.time())
+        life = words.life_of(token.expires_at, time.time())
         if fate.outcome == "known":
-            return replace(fate, line=f"{fate.line}; token good for {left}")
+            return replace(fate, line=f"{fate.line}; {life}")
         remark = "; it is disabled there" if credential.disabled else ""
-        return replace(fate, outcome="imported", line=f"taken in as {fate.account}; token good for {left}{remark}")
+        return replace(fate, outcome="imported", line=f"taken in as {fate.account}; {life}{remark}")
 
     def _taken_over(self, fate: Fate, verified: Fate | None) -> Fate:
         if not self._wish.take_over or verified is None:

@@ -218,16 +218,13 @@ def _told(progress: _Progress, timed_out: StillPending | None) -> int:
     if timed_out is not None:
         codes.append(failures.report(timed_out))
     elif stuck := progress.stuck:
-        failure = failed_attempt(stuck.account, stuck.error, stuck.error_description)
+        failure = failed_attempt(stuck)
         if others := len(progress.waiting) - 1:
             failure.message += f", and {others} more"
         failure.hint = f"Nothing is lost; try again with: kimiflow login {_names(progress.waiting)}"
         codes.append(failures.report(failure))
     elif not progress.wish.wait and progress.in_vain:
-        codes += [
-            failures.report(failed_attempt(status.account, status.error, status.error_description))
-            for status in progress.in_vain
-        ]
+        codes += [failures.report(failed_attempt(status)) for status in progress.in_vain]
     elif progress.waiting and not progress.wish.as_json:
         say(f"Polling goes on with: kimiflow run, or: kimiflow login {_names(progress.waiting)}")
     return failures.worst(codes)

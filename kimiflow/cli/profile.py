@@ -39,7 +39,7 @@ async def show_profiles(flow: KimiFlow, found: Sequence[Status], *, as_json: boo
         except KimiFlowError as error:
             return error
 
-    names = [status.account for status in found if status.token_expires_at is not None]
+    names = [status.account for status in found if status.holds_tokens]
     profiles = dict(zip(names, await asyncio.gather(*map(one, names)), strict=True))
     people = duplicates(profile for profile in profiles.values() if isinstance(profile, Profile))
     if as_json:

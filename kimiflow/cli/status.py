@@ -14,6 +14,8 @@ from kimiflow.cli.profile import show_profiles
 from kimiflow.cli.running import run
 from kimiflow.cli.talk import is_terminal, paint, result, result_json, say
 from kimiflow.errors import UsageError
+from kimiflow.model import HOLDS_TOKENS
+from kimiflow.outcome import failed_attempt
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -23,6 +25,9 @@ if TYPE_CHECKING:
     from kimiflow.status import Status
 
 __all__ = ["status"]
+
+_MOST_TOLD = 3
+"""Accounts that are told of one by one."""
 
 _PAUSE = 0.5
 """Seconds between two looks while watching."""
@@ -87,7 +92,17 @@ async def _once(flow: KimiFlow, wish: _Wish, *, profile: bool) -> int:
     tables.show_status(found, now)
     if any(words.describe(each, now).overdue for each in found):
         say(paint("Nobody seems to be driving these accounts. Start a worker with: kimiflow run", "yellow", sys.stderr))
+    _tell_who_is_needed([each for each in found if each.needs_person and each.state in HOLDS_TOKENS])
     return await show_profiles(flow, found, as_json=False) if profile else 0
+
+
+def _tell_who_is_needed(found: Sequence[Status]) -> None:
+    """What a person can do for accounts that have not ended; of the others the table says it."""
+    for each in found[:_MOST_TOLD]:
+        told = failed_attempt(each)
+        say(f"{paint(told.message, 'yellow', sys.stderr)}\n{told.hint}")
+    if len(found) > _MOST_TOLD:
+        say(f"… and {len(found) - _MOST_TOLD} more like that")
 
 
 def _nobody(wish: _Wish) -> str:

@@ -11,7 +11,6 @@ from kimiflow.cli.names import expanded
 from kimiflow.cli.running import run
 from kimiflow.cli.talk import result, result_json, say
 from kimiflow.errors import KimiFlowError
-from kimiflow.model import HOLDS_TOKENS
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -47,8 +46,7 @@ def refresh(patterns: Sequence[str]) -> int:
 async def _refresh(flow: KimiFlow, names: Sequence[str]) -> int:
     if not names:
         found = await flow.status()
-        # A sign-in on its way hides the state of the grant beside it, but not how long its token lives.
-        names = [s.account for s in found if s.state in HOLDS_TOKENS or (s.on_its_way and s.token_expires_at)]
+        names = [status.account for status in found if status.holds_tokens]
         if not names:
             say("No account holds tokens. Sign one in with: kimiflow login NAME")
             return 0
@@ -60,7 +58,7 @@ async def _refresh(flow: KimiFlow, names: Sequence[str]) -> int:
                 fresh = await flow.refresh(name)
         except KimiFlowError as error:
             return failures.report(error)
-        result(f"{name}: refreshed; token good for {words.duration(fresh.expires_at - time.time())}")
+        result(f"{name}: refreshed; {words.life_of(fresh.expires_at, time.time())}")
         return 0
 
     return failures.worst(await asyncio.gather(*(one(name) for name in dict.fromkeys(names))))

@@ -176,8 +176,8 @@ def _console() -> Console:
 
 def already(status: Status) -> str:
     """What is said of an account that needs no sign-in."""
-    left = (status.token_expires_at or 0.0) - time.time()
-    life = f"; token good for {words.duration(left)}" if left > 0 else ""
+    now, ends = time.time(), status.token_expires_at
+    life = f"; {words.life_of(ends, now)}" if ends is None or ends > now else ""
     return f"{status.account} is already signed in{life}\nSign in anew with: kimiflow login --force {status.account}"
 
 

@@ -17,6 +17,7 @@ __all__ = [
     "countdown",
     "describe",
     "duration",
+    "life_of",
     "settled_words",
     "state_style",
     "state_word",
@@ -65,6 +66,11 @@ def duration(seconds: float) -> str:
     return f"{int(seconds // 86400)} d"
 
 
+def life_of(expires_at: float | None, now: float) -> str:
+    """How long a token is good: ``token good for 14 min``."""
+    return "token good without an end" if expires_at is None else f"token good for {duration(expires_at - now)}"
+
+
 def countdown(seconds: float) -> str:
     """Time left, as a clock shows it: ``14:32``."""
     left = max(0, int(seconds))
@@ -93,7 +99,7 @@ def describe(status: Status, now: float) -> Line:
     return Line(
         account=status.account,
         state=f"{state_word(status.state)}, disabled" if status.disabled else state_word(status.state),
-        style=state_style(status.state),
+        style="red" if status.needs_person else state_style(status.state),
         holds=_holds(status, now),
         next=_next(status, now),
         error=_error(status),
@@ -107,8 +113,7 @@ def settled_words(status: Status, now: float) -> str:
     """How a sign-in ended, in half a sentence."""
     match status.state:
         case State.GRANTED | State.REFRESHING:
-            left = (status.token_expires_at or now) - now
-            return f"signed in; token good for {duration(left)}"
+            return f"signed in; {life_of(status.token_expires_at, now)}"
         case State.DENIED | State.EXPIRED:
             reason = _error(status)
             return f"{status.state.value}{f' ({reason})' if reason else ''}"
@@ -126,7 +131,7 @@ def _holds(status: Status, now: float) -> str:
             left = "" if status.code_expires_at is None else f" ({_left('', status.code_expires_at - now).strip()})"
             code = f"{status.user_code}{left}"
         return f"{code}; {token}" if token else code
-    return token if status.state in HOLDS_TOKENS else ""
+    return (token or "token without an end") if status.state in HOLDS_TOKENS else ""
 
 
 def _left(what: str, seconds: float) -> str:
@@ -144,9 +149,9 @@ def _next(status: Status, now: float) -> str:
         case State.PENDING | State.SLOW_DOWN:
             step = "poll"
         case State.GRANTED | State.REFRESHING:
-            step = "refresh"
+            step = "needs a person; refresh" if status.needs_person else "refresh"
     if status.next_attempt_at is None:
-        return step
+        return "nothing to do"  # a token without an end
     left = status.next_attempt_at - now
     if left < -OVERDUE:
         return f"{step} overdue by {duration(-left)}"

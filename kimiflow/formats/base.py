@@ -11,7 +11,7 @@ import math
 import re
 from abc import ABC, abstractmethod
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar, Final
 
 from kimiflow.secret import Secret
 
@@ -70,6 +70,10 @@ class Credential:
     disabled: bool = False
 
 
+_NO_END: Final = 253_402_300_799.0
+"""The last second of the year 9999."""
+
+
 @dataclass(frozen=True, slots=True)
 class Grant:
     """What is written down. ``at`` is the time of writing in Unix seconds.
@@ -82,6 +86,11 @@ class Grant:
     api_base: str | None
     at: float
     refresh_token: Secret | None = None
+
+    @property
+    def expires_at(self) -> float:
+        """When the access token ends; for one without an end, a time that tools have no trouble to compare with."""
+        return _NO_END if self.token.expires_at is None else self.token.expires_at
 
     @property
     def refresh(self) -> str:

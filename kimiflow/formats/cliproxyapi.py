@@ -57,7 +57,7 @@ class CliProxyApi(Format):
         content |= {
             "access_token": grant.token.access_token,
             "device_id": grant.token.device_id,
-            "expired": datetime.fromtimestamp(int(grant.token.expires_at), UTC).strftime("%Y-%m-%dT%H:%M:%SZ"),
+            "expired": datetime.fromtimestamp(int(grant.expires_at), UTC).strftime("%Y-%m-%dT%H:%M:%SZ"),
             "refresh_token": grant.refresh,
             "scope": grant.token.scope or "",
             "timestamp": int(grant.at * 1000),

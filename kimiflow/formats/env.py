@@ -56,7 +56,7 @@ class Env(Format):
         if grant.refresh_token is not None:
             content |= {
                 _REFRESH: grant.refresh,
-                _EXPIRES: str(int(grant.token.expires_at)),
+                _EXPIRES: str(int(grant.expires_at)),
                 _DEVICE: grant.token.device_id,
                 _PROVIDER: grant.provider,
             }

@@ -79,10 +79,10 @@ class KimiCli(OneCredential):
         content = {
             "access_token": grant.token.access_token,
             "refresh_token": grant.refresh,
-            "expires_at": float(grant.token.expires_at),
+            "expires_at": float(grant.expires_at),
             "scope": grant.token.scope or "",
             "token_type": grant.token.token_type,
-            "expires_in": max(0.0, float(grant.token.expires_at) - grant.at),
+            "expires_in": max(0.0, grant.expires_at - grant.at),
         }
         return as_json(content)
 

@@ -29,10 +29,10 @@ class KimiCode(OneCredential):
         content = {
             "access_token": grant.token.access_token,
             "refresh_token": grant.refresh,
-            "expires_at": int(grant.token.expires_at),
+            "expires_at": int(grant.expires_at),
             "scope": grant.token.scope or "",
             "token_type": grant.token.token_type,
-            "expires_in": max(0, int(grant.token.expires_at - grant.at)),
+            "expires_in": max(0, int(grant.expires_at - grant.at)),
         }
         return as_json(content, indent=2)
 

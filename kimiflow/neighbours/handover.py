@@ -177,7 +177,7 @@ def _token_of(account: Account, opened: Authorization[Secret]) -> Token:
         account=account.name,
         access_token=opened.access_token.reveal(),
         token_type=opened.token_type or "Bearer",
-        expires_at=opened.token_expires_at or 0.0,
+        expires_at=opened.token_expires_at,
         scope=opened.scope,
         device_id=account.device_id,
     )

@@ -176,7 +176,7 @@ class Syncing:
             account=account.name,
             access_token=self._access_token(grant),
             token_type=grant.token_type or "Bearer",
-            expires_at=grant.token_expires_at or 0.0,
+            expires_at=grant.token_expires_at,
             scope=grant.scope,
             device_id=account.device_id,
         )

@@ -31,6 +31,8 @@ __all__ = ["Spill", "commit_of_the_dead", "kept_aside", "recover"]
 
 _PATTERN = "unsaved-*.json"
 _LOCKS = os.name != "nt"
+_ADDED_LATER: dict[str, Any] = {"refresh_token_expires_at": None}
+"""Fields that a file of an older kimiflow does not have."""
 
 
 class Spill:
@@ -259,8 +261,10 @@ def _from_json(entry: dict[str, Any]) -> Step:
     def state(value: str | None) -> State | None:
         return None if value is None else State(value)
 
-    before: Authorization[Sealed] = Authorization(**entry["before"] | {"state": State(entry["before"]["state"])})
-    after: Authorization[Sealed] = Authorization(**entry["after"] | {"state": State(entry["after"]["state"])})
+    def authorization(fields: dict[str, Any]) -> Authorization[Sealed]:
+        return Authorization(**_ADDED_LATER | fields | {"state": State(fields["state"])})
+
+    before, after = authorization(entry["before"]), authorization(entry["after"])
     account = Account(**entry["account"])
     history = tuple(
         Transition(at, state(source), state(target), event, detail)

@@ -328,7 +328,8 @@ class Store(Protocol):
         """Makes first requests and refreshes due at ``now``, for (authorization id, token version) pairs.
 
         Only for rows that are requested or hold tokens, are not due anyway, and still have that token version, so that
-        many callers who saw the same token cause one refresh; and never before ``not_before``.
+        many callers who saw the same token cause one refresh. Whatever ``not_before`` says: a person may ask for it, and
+        who is none looks at that before.
         """
 
     async def next_due(

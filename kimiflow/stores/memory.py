@@ -222,17 +222,15 @@ class MemoryStore:
             if row is None:
                 continue
             seen = row.authorization
-            at = now if seen.not_before is None else max(now, seen.not_before)
             if (
                 seen.state in WAITS_FOR_US
                 and seen.token_version == token_version
-                and seen.next_attempt_at is not None
-                and seen.next_attempt_at > at
+                and (seen.next_attempt_at is None or seen.next_attempt_at > now)
             ):
-                claimable_at = at if row.lease_owner is None else row.claimable_at
+                claimable_at = now if row.lease_owner is None else row.claimable_at
                 self._write(
                     row,
-                    seen._replace(next_attempt_at=at),
+                    seen._replace(next_attempt_at=now),
                     lease_owner=row.lease_owner,
                     claimable_at=claimable_at,
                 )

@@ -6,5 +6,5 @@ from typing import Final
 
 __all__ = ["HEAD"]
 
-HEAD: Final = "0003"
+HEAD: Final = "0004"
 """The newest migration in ``migrations/versions``."""

@@ -61,18 +61,18 @@ class Statements:
         self.delete_of_accounts = sa.delete(authorizations).where(of_accounts)
         self.add_history = self._bulk_insert(history, [c.name for c in history.c if c is not history.c.id])
 
-        at = sa.case((_A.not_before > bindparam("now"), _A.not_before), else_=bindparam("now"))
+        now: sa.BindParameter[float] = bindparam("now")
         self.hasten = (
             sa.update(authorizations)
             .where(
                 _A.id == bindparam("row_id"),
                 _A.token_version == bindparam("version"),
                 HASTENED,
-                _A.next_attempt_at > at,
+                sa.or_(_A.next_attempt_at > now, _A.next_attempt_at.is_(None)),
             )
             .values(
-                next_attempt_at=at,
-                claimable_at=sa.case((_A.lease_owner.is_(None), at), else_=_A.claimable_at),
+                next_attempt_at=now,
+                claimable_at=sa.case((_A.lease_owner.is_(None), now), else_=_A.claimable_at),
             )
         )
 

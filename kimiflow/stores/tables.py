@@ -1,7 +1,8 @@
 """The tables, declared. ``migrations/`` makes them, and a test compares the two.
 
 Columns of ``authorizations`` stand in the order of the fields of :class:`~kimiflow.model.Authorization`, then come
-those of the lease. Times are Unix seconds. Secrets are sealed before they get here, and are text.
+those of the lease; in a database that was migrated, some stand elsewhere, and no statement goes by that. Times are Unix
+seconds. Secrets are sealed before they get here, and are text.
 """
 
 from __future__ import annotations
@@ -78,6 +79,7 @@ authorizations: Final = sa.Table(
     sa.Column("token_type", sa.Text),
     sa.Column("scope", sa.Text),
     sa.Column("token_expires_at", sa.Double),
+    sa.Column("refresh_token_expires_at", sa.Double),
     sa.Column("token_version", sa.Integer, nullable=False),
     sa.Column("device_code", sa.Text),
     sa.Column("access_token", sa.Text),

@@ -5,7 +5,7 @@ import signal
 import socket
 import time
 
-from kimiflow.cli.failures import PENDING, SIGN_IN_NEEDED, UNREACHABLE, USAGE
+from kimiflow.cli.failures import PENDING, PERSON_NEEDED, UNREACHABLE, USAGE
 from kimiflow.sandbox.threads import ThreadedSandbox
 from tests.cli.processes import CTRL_C, Cli, until
 
@@ -137,7 +137,7 @@ def test_a_denied_account_outweighs_a_granted_one(cli: Cli, sandbox: ThreadedSan
     sandbox.approve(status["yes"]["user_code"])
     sandbox.deny(status["no"]["user_code"])
 
-    assert login.end() == SIGN_IN_NEEDED
+    assert login.end() == PERSON_NEEDED
     assert login.stdout.startswith("yes: signed in")
     assert "error: the sign-in of no was denied" in login.stderr
     assert "kimiflow login no" in login.stderr
@@ -153,7 +153,7 @@ def test_time_is_up(cli: Cli) -> None:
 def test_a_code_that_runs_out(cli: Cli, sandbox: ThreadedSandbox) -> None:
     sandbox.inject("expires_in/1:device")
     done = cli("login", "work")
-    assert done.returncode == SIGN_IN_NEEDED
+    assert done.returncode == PERSON_NEEDED
     assert "error: the sign-in of work has expired" in done.stderr
 
 

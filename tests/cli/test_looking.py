@@ -7,7 +7,7 @@ import re
 import signal
 import urllib.request
 
-from kimiflow.cli.failures import FAILURE, SIGN_IN_NEEDED, USAGE
+from kimiflow.cli.failures import FAILURE, PERSON_NEEDED, USAGE
 from kimiflow.machine import to_dot, to_mermaid
 from kimiflow.sandbox.fault_kinds import ENDPOINTS
 from kimiflow.sandbox.threads import ThreadedSandbox
@@ -33,7 +33,7 @@ def test_status(cli: Cli, sandbox: ThreadedSandbox) -> None:
 
     told = cli.json("status", "work")
     assert [list(each) for each in told] == [STATUS_KEYS]
-    assert cli("status", "nobody").returncode == SIGN_IN_NEEDED
+    assert cli("status", "nobody").returncode == PERSON_NEEDED
 
 
 def test_status_watch_tells_changes(cli: Cli, sandbox: ThreadedSandbox) -> None:
@@ -64,7 +64,7 @@ def test_logout_forgets_secrets_and_keeps_the_name(cli: Cli, sandbox: ThreadedSa
     device_id = cli.json("token", "work")["device_id"]
     assert cli.good("logout", "work") == "work: signed out\n"
     gone = cli("token", "work")
-    assert gone.returncode == SIGN_IN_NEEDED
+    assert gone.returncode == PERSON_NEEDED
     assert "kimiflow login work" in gone.stderr
     assert "signed out" in cli.good("status")
     assert cli.json("history", "work")[-1]["event"] == "signed_out"
@@ -73,7 +73,7 @@ def test_logout_forgets_secrets_and_keeps_the_name(cli: Cli, sandbox: ThreadedSa
     assert cli.json("token", "work")["device_id"] == device_id
     assert cli.good("logout", "work", "--forget") == "work: forgotten\n"
     assert cli.json("status") == []
-    assert cli("logout", "work").returncode == SIGN_IN_NEEDED
+    assert cli("logout", "work").returncode == PERSON_NEEDED
 
 
 def test_history(cli: Cli, sandbox: ThreadedSandbox) -> None:
@@ -91,7 +91,7 @@ def test_history(cli: Cli, sandbox: ThreadedSandbox) -> None:
     polls = len([each for each in told if each["event"] == "authorization_pending"])
     assert f"authorization_pending ×{polls}" in shown  # noqa: RUF001
     assert cli.good("history", "work", "--all").count("authorization_pending") == polls
-    assert cli("history", "nobody").returncode == SIGN_IN_NEEDED
+    assert cli("history", "nobody").returncode == PERSON_NEEDED
 
 
 def test_machine(cli: Cli) -> None:

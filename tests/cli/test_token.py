@@ -4,7 +4,7 @@ import time
 
 import pytest
 
-from kimiflow.cli.failures import FAILURE, PENDING, SIGN_IN_NEEDED, UNREACHABLE, USAGE
+from kimiflow.cli.failures import FAILURE, PENDING, PERSON_NEEDED, UNREACHABLE, USAGE
 from kimiflow.sandbox.threads import ThreadedSandbox
 from tests.cli.processes import Cli, until
 
@@ -51,7 +51,7 @@ def test_ten_processes_cause_one_refresh(cli: Cli, sandbox: ThreadedSandbox) -> 
 
 def test_who_is_not_signed_in_is_told_what_to_type(cli: Cli) -> None:
     unknown = cli("token", "nobody")
-    assert unknown.returncode == SIGN_IN_NEEDED
+    assert unknown.returncode == PERSON_NEEDED
     assert unknown.stdout == ""
     assert unknown.stderr == "error: there is no account nobody\nSign in with: kimiflow login nobody\n"
 
@@ -84,7 +84,7 @@ def test_refresh_tells_about_each_and_ends_with_the_worst(cli: Cli, sandbox: Thr
     sign_in(cli, sandbox, "a")
     cli.good("login", "b", "--no-wait")
     done = cli("refresh", "a", "b", "nobody")
-    assert done.returncode == SIGN_IN_NEEDED
+    assert done.returncode == PERSON_NEEDED
     assert done.stdout.startswith("a: refreshed")
     assert "error: b waits for somebody to approve it" in done.stderr
     assert "error: there is no account nobody" in done.stderr
@@ -100,7 +100,7 @@ def test_refresh_needs_names_or_all(cli: Cli, arguments: list[str]) -> None:
 def test_a_grant_that_was_revoked(granted: Cli, sandbox: ThreadedSandbox) -> None:
     sandbox.revoke(granted.json("token", "work")["device_id"])
     done = granted("refresh", "work")
-    assert done.returncode == SIGN_IN_NEEDED
+    assert done.returncode == PERSON_NEEDED
     assert "kimiflow login work" in done.stderr
 
 

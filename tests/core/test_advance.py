@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from kimiflow import events
-from kimiflow.advance import INTERRUPTED, advance, begin, local_event
+from kimiflow.advance import INTERRUPTED, advance, begin, local_event, needs_person
 from kimiflow.machine import EVENTS, IllegalTransition, next_state
 from kimiflow.model import HOLDS_TOKENS, ON_ITS_WAY, RESTS, State
 from kimiflow.pacing import Pacing
@@ -160,6 +160,34 @@ class TestAccessTokenIssued:
         assert after.user_code == "GZ4V-K8PN"
         assert after.verification_uri is None
 
+    def test_a_life_that_is_not_told_is_taken_for_kimis(self) -> None:
+        assert step(authorization_in(State.REFRESHING), tokens(expires_in=None)).token_expires_at == NOW + 900.0
+        bare = tokens(expires_in=None, refresh_token=None)
+        assert step(authorization_in(State.REFRESHING), bare).token_expires_at == NOW + 900.0
+
+    def test_without_a_life_and_a_refresh_token_it_has_no_end(self) -> None:
+        """GitHub's OAuth apps: good until the API says otherwise."""
+        after, transition = recorded(authorization_in(State.PENDING), tokens(expires_in=None, refresh_token=None))
+        assert after.state is State.GRANTED
+        assert (after.token_expires_at, after.next_attempt_at) == (None, None)
+        assert transition.detail == "access token without an end"
+        assert not needs_person(after, NOW + 1e9)
+
+    def test_a_refresh_token_with_an_end_is_used_before_it(self) -> None:
+        after = step(authorization_in(State.PENDING), tokens(expires_in=60.0, refresh_expires_in=20.0))
+        assert after.refresh_token_expires_at == NOW + 20.0
+        assert after.next_attempt_at == NOW + 10.0
+        assert step(authorization_in(State.PENDING), tokens(refresh_expires_in=1e6)).next_attempt_at == NOW + 600.0
+
+    def test_a_refresh_token_that_is_kept_ends_when_it_would_have(self) -> None:
+        first = step(authorization_in(State.PENDING), tokens(refresh_expires_in=1_000.0))
+        refreshing = step(first, events.RefreshDue(), NOW + 600)
+        kept = step(refreshing, tokens(refresh_token=None), NOW + 600)
+        assert (kept.refresh_token_expires_at, kept.next_attempt_at) == (NOW + 1_000.0, NOW + 800.0)
+        assert step(refreshing, tokens(), NOW + 600).refresh_token_expires_at is None, "another one, without an end"
+        outlived = step(refreshing, tokens(refresh_token=None), NOW + 1_001)
+        assert outlived.refresh_token_expires_at is None, "as it still works, it had none"
+
     def test_without_any_refresh_token_there_is_nothing_to_do_until_the_end(self) -> None:
         after = step(authorization_in(State.PENDING), tokens(refresh_token=None))
         assert after.next_attempt_at == after.token_expires_at
@@ -194,12 +222,12 @@ class TestTheEnds:
             (State.REQUESTED, events.AccessDenied("invalid_client", "who are you"), State.DENIED),
             (State.PENDING, events.AccessDenied(description="no"), State.DENIED),
             (State.SLOW_DOWN, events.AccessDenied(), State.DENIED),
-            (State.REFRESHING, events.AccessDenied("unauthorized_client"), State.DENIED),
+            (State.REFRESHING, events.AccessDenied(), State.DENIED),
             (State.PENDING, events.ExpiredToken("too late"), State.EXPIRED),
             (State.SLOW_DOWN, events.ExpiredToken(), State.EXPIRED),
             (State.PENDING, events.InvalidGrant(description="spent"), State.EXPIRED),
             (State.SLOW_DOWN, events.InvalidGrant(), State.EXPIRED),
-            (State.REFRESHING, events.InvalidGrant("http_401"), State.EXPIRED),
+            (State.REFRESHING, events.InvalidGrant("bad_refresh_token"), State.EXPIRED),
         ],
         ids=lambda x: x.value if isinstance(x, State) else getattr(x, "name", None),
     )
@@ -253,6 +281,13 @@ class TestInDoubt:
         assert after.error_description is not None
         assert "may have been spent" in after.error_description
 
+    @pytest.mark.parametrize("state", [*POLLING, State.REFRESHING])
+    def test_so_it_does_of_a_reply_that_could_not_be_read(self, state: State) -> None:
+        doubtful = step(authorization_in(state), events.AttemptFailed("invalid_response"))
+        after = step(doubtful, events.InvalidGrant())
+        assert after.error_description is not None
+        assert "may have held tokens" in after.error_description
+
     def test_an_interrupted_poll_still_waits_its_interval(self) -> None:
         after = step(authorization_in(State.PENDING), events.AttemptFailed(INTERRUPTED), NOW + 60)
         assert after.next_attempt_at == NOW + 65.0
@@ -296,6 +331,39 @@ class TestAttemptFailed:
         assert after.next_attempt_at == NOW + 120.0
         assert after.not_before == NOW + 120.0
 
+    @pytest.mark.parametrize(
+        ("life", "waits"), [(900.0, 840.0), (300.0, 240.0), (90.0, 60.0), (10.0, 60.0), (-500.0, 60.0)]
+    )
+    @pytest.mark.parametrize("ends", ["token_expires_at", "refresh_token_expires_at"])
+    def test_no_longer_than_the_life_of_the_tokens_allows(self, ends: str, life: float, waits: float) -> None:
+        """A day, or the year 2999, says nothing about when the server is well again. One try is left before the end."""
+        before = authorization_in(State.REFRESHING, **{ends: NOW + life})
+        after = step(before, events.AttemptFailed("http_503", retry_after=86_400.0))
+        assert after.next_attempt_at == after.not_before == NOW + waits
+
+    @pytest.mark.parametrize(
+        "event",
+        [events.AttemptFailed("http_503", retry_after=86_400.0), events.AuthorizationPending(86_400.0),
+         events.SlowDown(retry_after=86_400.0)],
+        ids=lambda event: event.name,
+    )  # fmt: skip
+    def test_no_longer_than_the_life_of_the_code_allows(self, event: Event) -> None:
+        """Somebody may approve meanwhile: one poll is left to hear of it."""
+        assert step(authorization_in(State.PENDING), event).next_attempt_at == NOW + 840.0
+
+    def test_no_longer_than_a_person_would_wait_for_a_code(self) -> None:
+        after = step(authorization_in(State.REQUESTED), events.AttemptFailed("http_503", retry_after=86_400.0))
+        assert after.next_attempt_at == NOW + 900.0
+
+    @pytest.mark.parametrize(
+        "error", ["invalid_client", "unauthorized_client", "unsupported_grant_type", "misconfigured"]
+    )
+    def test_a_grant_is_tried_seldom_where_this_program_is_what_is_wrong(self, error: str) -> None:
+        after = step(authorization_in(State.REFRESHING), events.AttemptFailed(error))
+        assert after.next_attempt_at == NOW + 150.0
+        assert secrets_of(after) == secrets_of(authorization_in(State.REFRESHING))
+        assert step(authorization_in(State.REQUESTED), events.AttemptFailed(error)).next_attempt_at == NOW + 0.5
+
     def test_a_short_retry_after_does_not_shorten_the_backoff(self) -> None:
         before = authorization_in(State.REFRESHING, attempts=8)
         after = step(before, events.AttemptFailed("http_429", retry_after=1.0))
@@ -311,6 +379,39 @@ class TestAttemptFailed:
         for _ in range(100):
             authorization = step(authorization, events.AttemptFailed("invalid_response"))
         assert step(authorization, tokens()).state is State.GRANTED
+
+
+class TestAPersonIsNeeded:
+    @pytest.mark.parametrize("state", sorted(RESTS, key=lambda s: s.value))
+    def test_once_it_has_ended(self, state: State) -> None:
+        assert needs_person(authorization_in(state), NOW)
+
+    @pytest.mark.parametrize("state", [State.REQUESTED, *POLLING, State.GRANTED, State.REFRESHING])
+    def test_not_while_all_goes_well(self, state: State) -> None:
+        assert not needs_person(authorization_in(state), NOW + 10_000)
+
+    @pytest.mark.parametrize("error", ["http_404", "http_401", "invalid_response", "invalid_request", "whatever"])
+    def test_where_refreshes_are_refused_beyond_the_tokens_end(self, error: str) -> None:
+        refused = step(authorization_in(State.REFRESHING), events.AttemptFailed(error))
+        assert not needs_person(refused, NOW + 899.0), "it may heal before anybody notices"
+        assert needs_person(refused, NOW + 900.0)
+        healed = step(refused, tokens(), NOW + 1_000.0)
+        assert not needs_person(healed, NOW + 1_000.0)
+
+    @pytest.mark.parametrize(
+        "error", ["timeout", "connection_failed", "http_503", "http_429", "server_error", INTERRUPTED]
+    )
+    def test_not_where_it_passes_by_itself(self, error: str) -> None:
+        failed = step(authorization_in(State.REFRESHING), events.AttemptFailed(error))
+        assert not needs_person(failed, NOW + 10_000)
+
+    def test_at_once_where_this_program_is_misconfigured(self) -> None:
+        assert needs_person(step(authorization_in(State.REFRESHING), events.AttemptFailed("invalid_client")), NOW)
+        assert needs_person(step(authorization_in(State.PENDING), events.AttemptFailed("misconfigured")), NOW)
+
+    @pytest.mark.parametrize("state", POLLING)
+    def test_not_for_a_sign_in_that_has_a_deadline_of_its_own(self, state: State) -> None:
+        assert not needs_person(step(authorization_in(state), events.AttemptFailed("http_404")), NOW + 10_000)
 
 
 class TestTheDeadline:
@@ -382,7 +483,8 @@ def an_event(name: str) -> st.SearchStrategy[Event]:
             access_token=st.integers().map(lambda n: Secret(f"access-{n}")),
             refresh_token=st.none() | st.integers().map(lambda n: Secret(f"refresh-{n}")),
             scope=st.none() | st.just("coding"),
-            expires_in=seconds,
+            expires_in=wait,
+            refresh_expires_in=wait,
         ),
         "access_denied": st.builds(events.AccessDenied),
         "expired_token": st.builds(events.ExpiredToken),
@@ -435,7 +537,8 @@ class TestWhateverHappens:
             before.account_id,
             before.created_at,
         )
-        assert (after.next_attempt_at is None) == (after.state in RESTS)
+        endless = after.state is State.GRANTED and after.token_expires_at is None
+        assert (after.next_attempt_at is None) == (after.state in RESTS or endless)
 
     @staticmethod
     def check_the_pace(before: Open, after: Open, event: Event, now: float) -> None:
@@ -452,8 +555,9 @@ class TestWhateverHappens:
             assert after.code_expires_at == before.code_expires_at
         # Never before the interval is over.
         assert after.next_attempt_at >= min(now + after.interval, before.code_expires_at or after.code_expires_at)
-        wait = max(after.interval, getattr(event, "retry_after", None) or 0.0)
-        assert after.next_attempt_at >= min(now + wait, after.code_expires_at)
+        # Never before the server asks for it, but that a poll is left before the end.
+        wait = getattr(event, "retry_after", None) or 0.0
+        assert after.next_attempt_at >= min(now + wait, after.code_expires_at - 60.0)
 
     @staticmethod
     def check_the_secrets(before: Open, after: Open, event: Event) -> None:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 from email.utils import formatdate
-from typing import Any, get_args
+from typing import TYPE_CHECKING, Any, get_args
 from urllib.parse import parse_qs, quote
 
 import pytest
@@ -27,9 +27,12 @@ from kimiflow.events import (
     SlowDown,
 )
 from kimiflow.secret import Secret
-from kimiflow.wire import Identity, Reply, TokenRequest
+from kimiflow.wire import About, Identity, Reply, TokenRequest
 
 from .samples import IDENTITY, NOW, PROVIDER, quick, reply
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
 
 CODE = Secret("the-device-code")
 REFRESH_TOKEN = Secret("the-refresh-token")
@@ -215,7 +218,14 @@ class TestNumbers:
     def test_expires_in_of_a_token(self, sent: object, read: float | None) -> None:
         event = polled({**TOKEN_BODY, "expires_in": sent})
         assert isinstance(event, AccessTokenIssued)
-        assert event.tokens.expires_in == (read or 900)
+        assert event.tokens.expires_in == read
+
+    @pytest.mark.parametrize("field", ["refresh_expires_in", "refresh_token_expires_in"])
+    @pytest.mark.parametrize(("sent", "read"), NUMBERS, ids=repr)
+    def test_life_of_a_refresh_token(self, sent: object, read: float | None, field: str) -> None:
+        event = refreshed({**TOKEN_BODY, field: sent})
+        assert isinstance(event, AccessTokenIssued)
+        assert event.tokens.refresh_expires_in == read
 
     @pytest.mark.parametrize(("sent", "read"), NUMBERS, ids=repr)
     def test_expires_in_of_a_code(self, sent: object, read: float | None) -> None:
@@ -252,10 +262,10 @@ class TestNumbers:
         assert issued.device_authorization.interval == 300
 
     @pytest.mark.parametrize("nothing", ["NaN", "-Infinity", "-0.0", "0", "1e-400"])
-    def test_nothing_sensible_becomes_the_default(self, nothing: str) -> None:
+    def test_nothing_sensible_says_nothing(self, nothing: str) -> None:
         event = refreshed(f'{{"access_token": "new-access", "expires_in": {nothing}}}'.encode())
         assert isinstance(event, AccessTokenIssued)
-        assert event.tokens.expires_in == 900
+        assert event.tokens.expires_in is None
 
 
 ERROR_STATUSES = [200, 400, 401, 403, 429, 500]
@@ -289,9 +299,10 @@ class TestTheBodyDecidesNotTheStatus:
         ("code", "event"),
         [
             ("invalid_grant", InvalidGrant()),
-            ("invalid_client", AccessDenied("invalid_client")),
-            ("unauthorized_client", AccessDenied("unauthorized_client")),
-            ("unsupported_grant_type", AccessDenied("unsupported_grant_type")),
+            ("invalid_client", AttemptFailed("invalid_client")),
+            ("unauthorized_client", AttemptFailed("unauthorized_client")),
+            ("unsupported_grant_type", AttemptFailed("unsupported_grant_type")),
+            ("invalid_request", AttemptFailed("invalid_request")),
             ("access_denied", AccessDenied()),
             ("server_error", AttemptFailed("server_error")),
             ("temporarily_unavailable", AttemptFailed("temporarily_unavailable")),
@@ -365,9 +376,12 @@ class TestOneBadReplyEndsNothing:
     def test_a_device_authorization_is_asked_for_again(self, bad: Reply) -> None:
         assert isinstance(wire.parse_device_authorization(bad, START), AttemptFailed)
 
-    @pytest.mark.parametrize("status", [401, 403, 404])
-    def test_not_even_a_status_that_would_end_a_grant_ends_a_sign_in(self, status: int) -> None:
-        assert polled(HTML, status) == AttemptFailed(f"http_{status}", "the body is a web page, not JSON")
+    @pytest.mark.parametrize("status", [401, 403, 404, 410])
+    @pytest.mark.parametrize("ask", [started, polled, refreshed])
+    def test_not_even_one_whose_status_says_that_all_is_over(
+        self, ask: Callable[..., events.Event], status: int
+    ) -> None:
+        assert ask(HTML, status) == AttemptFailed(f"http_{status}", "the body is a web page, not JSON")
 
     @pytest.mark.parametrize(
         ("body", "status", "error", "description"),
@@ -396,12 +410,14 @@ class TestADeadRefreshToken:
         [
             ({"error": "invalid_grant"}, 400, "invalid_grant"),
             ({"error": "invalid_grant"}, 401, "invalid_grant"),
+            ({"error": "INVALID_GRANT"}, 400, "invalid_grant"),
+            ({"message": "invalid_grant"}, 400, "invalid_grant"),
             ({"error": "invalid_token"}, 401, "invalid_token"),
             ({"error": "invalid_token"}, 403, "invalid_token"),
-            (None, 401, "http_401"),
-            ({"detail": "signed out"}, 401, "http_401"),
-            (HTML, 404, "http_404"),
-            ({}, 404, "http_404"),
+            ({"error": "expired_token"}, 200, "expired_token"),
+            ({"error": "bad_refresh_token"}, 200, "bad_refresh_token"),
+            ({"error": "interaction_required"}, 400, "interaction_required"),
+            ({"error": "refresh_token_reused"}, 401, "refresh_token_reused"),
         ],
     )
     def test_ends_the_grant(self, body: object, status: int, error: str) -> None:
@@ -409,20 +425,48 @@ class TestADeadRefreshToken:
         assert isinstance(event, InvalidGrant)
         assert event.error == error
 
+    @pytest.mark.parametrize("status", [400, 401, 403, 404, 410, 451])
     @pytest.mark.parametrize(
         "body",
         [
             HTML,
             b"",
+            None,
+            b"404 page not found",
             {},
+            {"detail": "signed out"},
+            {"error": "insufficient_scope"},
+            {"error": "invalid_client"},
             {"message": "Forbidden"},
             {"error": "Forbidden", "message": "blocked by policy"},  # a gateway's JSON, not OAuth's
             {"error": {"code": 403, "message": "quota"}},
             {"timestamp": 1, "status": 403, "error": "Forbidden", "path": "/api/oauth/token"},
         ],
     )
-    def test_a_403_that_is_no_oauth_error_is_a_firewall_and_wipes_nothing(self, body: object) -> None:
-        assert isinstance(refreshed(body, 403), AttemptFailed)
+    def test_what_is_no_oauth_error_about_it_wipes_nothing(self, body: object, status: int) -> None:
+        assert isinstance(refreshed(body, status), AttemptFailed)
+
+
+class TestWhatAnErrorIsAbout:
+    """And so what can help: a person who signs in, a person who mends the settings, another try, time."""
+
+    @pytest.mark.parametrize(
+        ("errors", "about"),
+        [
+            ("invalid_grant access_denied expired_token invalid_token bad_refresh_token login_required", About.GRANT),
+            ("invalid_client unauthorized_client unsupported_grant_type misconfigured", About.CLIENT),
+            ("invalid_request invalid_scope insufficient_scope whatever invalid_response", About.REQUEST),
+            ("http_302 http_400 http_401 http_403 http_404 http_410 http_ http_x", About.REQUEST),
+            ("slow_down server_error temporarily_unavailable timeout connection_failed interrupted", About.MOMENT),
+            ("http_408 http_425 http_429 http_500 http_503 http_599", About.MOMENT),
+        ],
+    )  # fmt: skip
+    def test_is_in_one_table(self, errors: str, about: About) -> None:
+        assert {error: wire.about(error) for error in errors.split()} == dict.fromkeys(errors.split(), about)
+
+    @pytest.mark.parametrize("word", ["login_required", "invalid_token", "refresh_token_reused"])
+    def test_words_about_a_refresh_token_end_no_sign_in(self, word: str) -> None:
+        assert polled({"error": word}, 400) == AttemptFailed(word)
 
 
 class TestATokenThatArrivedIsNeverThrownAway:
@@ -431,10 +475,7 @@ class TestATokenThatArrivedIsNeverThrownAway:
         event = refreshed({k: v for k, v in TOKEN_BODY.items() if k != missing})
         assert isinstance(event, AccessTokenIssued)
         assert event.tokens.access_token == Secret("new-access")
-        if missing == "expires_in":
-            assert event.tokens.expires_in == 900
-        else:
-            assert getattr(event.tokens, missing) is None
+        assert getattr(event.tokens, missing) is None
 
     @pytest.mark.parametrize("odd", [None, 5, [], {}, True, ""])
     @pytest.mark.parametrize("field", ["refresh_token", "scope", "token_type", "expires_in"])
@@ -609,7 +650,7 @@ class TestWhateverAServerSends:
                 assert text is None or text.isprintable()
         match wire.parse_poll(sent, POLL):
             case AccessTokenIssued(tokens=tokens):
-                assert 0 < tokens.expires_in <= 366 * 86_400
+                assert tokens.expires_in is None or 0 < tokens.expires_in <= 366 * 86_400
                 tokens.access_token.reveal().encode()
             case SlowDown(interval=interval):
                 assert interval is None or 0 < interval <= 300

@@ -29,12 +29,16 @@ def path_of(url: str) -> Path:
     return Path(url.removeprefix("sqlite:///"))
 
 
-def schema_of(path: Path) -> dict[str, str]:
-    """The statements that made a database, without the differences that mean nothing."""
+def schema_of(path: Path) -> dict[str, list[str]]:
+    """The statements that made a database, without the differences that mean nothing: white space, the order of columns."""
     connection = sqlite3.connect(path)
     rows = connection.execute("SELECT name, sql FROM sqlite_master WHERE sql IS NOT NULL").fetchall()
     connection.close()
-    made = {name: re.sub(r"\s+", " ", sql) for name, sql in rows if not name.startswith("sqlite_")}
+    made = {
+        name: sorted(re.sub(r"\s+", " ", sql.strip(" )")).split(", "))
+        for name, sql in rows
+        if not name.startswith("sqlite_")
+    }
     made.pop("alembic_version", None)
     return made
 

@@ -216,12 +216,16 @@ class ClaimContract:
         await store.hasten([("a", 1)], NOW)
         assert await store.next_due() == NOW + 5
 
-    @pytest.mark.parametrize(("not_before", "due"), [(300, 300), (700, 600), (-1, 0)])
-    async def test_hasten_honours_not_before(self, store: Store, not_before: float, due: float) -> None:
-        row = granted(state=State.REFRESHING, next_attempt_at=NOW + 600, not_before=NOW + not_before)
-        await issue(store, row)
+    async def test_hasten_is_a_persons_wish_and_does_not_wait_for_what_the_server_asked_for(self, store: Store) -> None:
+        await issue(store, granted(state=State.REFRESHING, next_attempt_at=NOW + 600, not_before=NOW + 600))
         await store.hasten([("one", 2)], NOW)
-        assert await store.next_due() == NOW + due
+        assert await store.next_due() == NOW
+
+    async def test_hasten_is_for_tokens_without_an_end_too(self, store: Store) -> None:
+        await issue(store, granted(next_attempt_at=None, token_expires_at=None))
+        assert await store.next_due() is None
+        await store.hasten([("one", 2)], NOW)
+        assert await store.next_due() == NOW
 
     async def test_hasten_takes_no_lease_away(self, store: Store) -> None:
         await issue(store, granted())
