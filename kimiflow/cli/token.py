@@ -11,11 +11,13 @@ from kimiflow.cli.names import expanded
 from kimiflow.cli.running import run
 from kimiflow.cli.talk import result, result_json, say
 from kimiflow.errors import KimiFlowError
+from kimiflow.model import State
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from kimiflow.flow import KimiFlow
+    from kimiflow.status import Status
 
 __all__ = ["refresh", "token"]
 
@@ -46,10 +48,19 @@ def refresh(patterns: Sequence[str]) -> int:
 async def _refresh(flow: KimiFlow, names: Sequence[str]) -> int:
     if not names:
         found = await flow.status()
-        names = [status.account for status in found if status.holds_tokens]
+        names = [status.account for status in found if status.holds_tokens and not _is_without_end(status)]
         if not names:
             say("No account holds tokens. Sign one in with: kimiflow login NAME")
             return 0
+    return await _refresh_each(flow, names)
+
+
+def _is_without_end(status: Status) -> bool:
+    """Whether there is nothing to refresh, and no need to."""
+    return status.state is State.GRANTED and status.next_attempt_at is None
+
+
+async def _refresh_each(flow: KimiFlow, names: Sequence[str]) -> int:
     slots = asyncio.Semaphore(flow.settings.concurrency)  # what waits for longer than a request runs out of time
 
     async def one(name: str) -> int:

@@ -104,6 +104,81 @@ def test_a_grant_that_was_revoked(granted: Cli, sandbox: ThreadedSandbox) -> Non
     assert "kimiflow login work" in done.stderr
 
 
+@pytest.mark.parametrize("fault", ["404:refresh", "410:refresh", "html/401:refresh", "empty/403:refresh"])
+def test_a_gateway_that_refuses_costs_no_grant(granted: Cli, sandbox: ThreadedSandbox, fault: str) -> None:
+    sandbox.inject(fault)
+    done = granted("refresh", "work")
+    assert done.returncode == FAILURE
+    assert "Nothing is lost; it is tried again by: kimiflow run, or: kimiflow refresh work" in done.stderr
+    assert granted("token", "work").returncode == 0, "the present token still works"
+    sandbox.clear_faults()
+    assert granted.good("refresh", "work").startswith("work: refreshed")
+
+
+def test_refusals_beyond_the_tokens_end_ask_for_a_person_and_go_on(cli: Cli, sandbox: ThreadedSandbox) -> None:
+    sandbox.inject("expires_in/2:poll=x1")
+    sign_in(cli, sandbox, "work")
+    sandbox.inject("404:refresh")
+    until(lambda: cli("token", "work").returncode == PERSON_NEEDED)
+    done = cli("token", "work")
+    assert "error: the server refuses to refresh work, whose token has ended (http_404" in done.stderr
+    assert "kimiflow login work" in done.stderr
+    status = cli.status()["work"]
+    assert (status["state"], status["needs_person"]) == ("refreshing", True)
+    told = cli("status")
+    assert "needs a person; refresh" in told.stdout
+    assert "kimiflow login work" in told.stderr
+
+    # Who signs in anew need not force it; and the old grant is kept until the new one is there.
+    assert cli("login", "work", "--no-wait").returncode == 0
+    assert cli.status()["work"]["state"] == "pending"
+    sandbox.clear_faults()
+    assert cli.good("refresh", "work").startswith("work: refreshed")
+
+
+def test_a_client_that_the_server_does_not_know_is_a_matter_of_settings(granted: Cli, sandbox: ThreadedSandbox) -> None:
+    sandbox.inject("invalid_client:refresh")
+    done = granted("refresh", "work")
+    assert done.returncode == PERSON_NEEDED
+    assert "error: work is misconfigured (invalid_client" in done.stderr
+    assert "client_id" in done.stderr
+    assert granted.status()["work"]["needs_person"]
+    assert granted("token", "work").returncode == 0, "the present token still works"
+    sandbox.clear_faults()
+    assert granted.good("refresh", "work").startswith("work: refreshed")
+    assert not granted.status()["work"]["needs_person"]
+
+
+def test_a_person_does_not_wait_for_what_the_server_asked_for(granted: Cli, sandbox: ThreadedSandbox) -> None:
+    sandbox.inject("503/86400:refresh=x1")
+    assert granted("refresh", "work").returncode == FAILURE
+    assert granted.good("refresh", "work").startswith("work: refreshed")
+
+
+def test_a_reply_that_could_not_be_read_is_not_said_to_cost_nothing(granted: Cli, sandbox: ThreadedSandbox) -> None:
+    sandbox.inject("invalid_json:refresh=x1")
+    done = granted("refresh", "work")
+    assert done.returncode == FAILURE
+    assert "Nothing is lost" not in done.stderr
+    assert "may have held new tokens" in done.stderr
+
+
+def test_a_token_without_an_end(cli: Cli, sandbox: ThreadedSandbox) -> None:
+    sandbox.inject("missing/expires_in:poll=x1")
+    sandbox.inject("missing/refresh_token:poll=x1")
+    sign_in(cli, sandbox, "work")
+    token = cli.json("token", "work")
+    assert token["expires_at"] is None
+    assert sandbox.is_valid(token["access_token"])
+    assert cli.good("token", "work").strip() == token["access_token"]
+    assert "token without an end" in cli("status").stdout
+    done = cli("refresh", "work")
+    assert done.returncode == PERSON_NEEDED
+    assert "no refresh token" in done.stderr
+    assert cli("refresh", "--all").returncode == 0
+    assert cli.json("token", "work") == token, "none of that has cost it"
+
+
 def test_a_server_that_is_away(granted: Cli) -> None:
     done = granted("refresh", "work", KIMIFLOW_OAUTH_HOST="http://127.0.0.1:1")
     assert done.returncode == UNREACHABLE

@@ -60,6 +60,8 @@ class Hosts(httpx.AsyncBaseTransport):
         self.sent: Counter[str] = Counter()
         self.now: Counter[str] = Counter()
         self.most: Counter[str] = Counter()
+        self.gateway: httpx.Response | None = None
+        """What answers in their place."""
 
     async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
         host = request.url.host
@@ -70,6 +72,8 @@ class Hosts(httpx.AsyncBaseTransport):
             await asyncio.sleep(self.take.get(host, 0.05))
         finally:
             self.now[host] -= 1
+        if self.gateway is not None:
+            return self.gateway
         if request.url.path.endswith("device_authorization"):
             return httpx.Response(200, json=CODE)
         if b"grant_type=refresh_token" in await request.aread():
@@ -185,6 +189,42 @@ def test_a_slow_host_delays_no_account_of_another(takes: float, signed_in: bool)
         assert (await bench.states())["kimi-global", State.GRANTED if signed_in else State.PENDING] == 60
 
     driven(story)
+
+
+@pytest.mark.parametrize(
+    ("gateway", "seconds"),
+    [
+        (httpx.Response(404, text="404 page not found"), 45.0),
+        (httpx.Response(401, text="<html><h1>401 Authorization Required</h1></html>"), 45.0),
+        (httpx.Response(401, json={"error": "invalid_client"}), 225.0),
+    ],
+    ids=["a router", "a proxy", "another client id"],
+)
+def test_who_is_refused_for_hours_asks_for_a_person_once_and_is_well_again_when_the_server_is(
+    gateway: httpx.Response, seconds: float, caplog: pytest.LogCaptureFixture
+) -> None:
+    """It has not said a word about the grants."""
+
+    async def story(bench: Bench) -> None:
+        bench.hosts.gateway = gateway
+        await bench.grant(5)
+        bench.scheduler.wake()
+        await asyncio.sleep(1_000.0)
+        before = bench.hosts.sent[KIMI]
+        await asyncio.sleep(FOR_EVER)
+        assert await bench.states() == {("kimi", State.REFRESHING): 5}
+        now = bench.machine.now()
+        assert all(advance.needs_person(s.grant, now) for s in await bench.store.snapshots() if s.grant)
+        tries = (bench.hosts.sent[KIMI] - before) / 5
+        assert tries == pytest.approx(FOR_EVER / seconds, rel=0.1)
+        bench.hosts.gateway = None
+        await asyncio.sleep(300.0)
+        assert await bench.states() == {("kimi", State.GRANTED): 5}
+
+    with caplog.at_level("WARNING", "kimiflow"):
+        driven(story)
+    told = [record for record in caplog.records if "person_needed" in record.getMessage()]
+    assert len(told) == 5
 
 
 def test_what_nobody_told_of_is_found_within_half_a_minute() -> None:
