@@ -300,7 +300,8 @@ class KimiFlow:
         Where the refresh fails but the present token still works, the present one is returned.
 
         :param timeout: seconds to wait for a refresh, that of a request by default.
-        :raises SignInNeeded: where only a person can help.
+        :raises PersonNeeded: where only a person can help: by signing in (``SignInNeeded``), by mending the settings
+            (``Misconfigured``), or by finding out why the server refuses (``RefreshRefused``, which may pass).
         :raises StillPending: where the first sign-in has not been approved yet.
         :raises ServerUnreachable: where there is no usable token and the server does not answer.
         :raises RequestFailed: likewise, where it answers nonsense.
@@ -315,9 +316,11 @@ class KimiFlow:
     async def refresh(self, name: str, *, seen: str | None = None, timeout: float | None = None) -> Token:
         """Refreshes now, and returns the new token; many who ask at once share one request.
 
+        Without ``seen`` it is a person's wish, which does not wait for what a server has asked for (``Retry-After``).
+
         :param seen: the access token that turned out not to work; where the store has another one by now, that one
             is returned and nothing is sent.
-        :raises SignInNeeded: and the others, as for :meth:`token`.
+        :raises PersonNeeded: and the others, as for :meth:`token`; also where the server gave no refresh token.
         """
         snapshot = await self._snapshot(name)
         return await self._tokens.refreshed(snapshot, seen, timeout)

@@ -20,7 +20,8 @@ because the last one ran out opens browser windows for ever.
 
 ``attempt_failed`` leads nowhere, on purpose. A reset, a time-out, a 5xx, a firewall's HTML page prove nothing about
 the sign-in, so it stays where it is and tries again later. Only words of the protocol, and our own
-deadline, end a sign-in.
+deadline, end a sign-in; and only those about the grant itself end a grant: what a server says about this program, or
+about nothing that is known, is an attempt that failed. ``wire.about`` is the table of that.
 
 The table below is all there is. It is given to one ``transitions.Machine`` that has no model of its own: a step puts the
 present state on a one-slot cursor, fires the event at the cursor, and reads the new state off it. So there is one

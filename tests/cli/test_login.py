@@ -24,6 +24,7 @@ STATUS_KEYS = [
     "error",
     "error_description",
     "updated_at",
+    "needs_person",
 ]
 
 

@@ -9,7 +9,7 @@ import pytest
 from kimiflow import errors
 from kimiflow.model import State
 from kimiflow.outcome import failed_attempt, no_grant
-from kimiflow.status import Token, rfc3339, status_of
+from kimiflow.status import Status, Token, rfc3339, status_of
 from kimiflow.stores.base import Snapshot
 from kimiflow.vault import Vault
 
@@ -31,7 +31,7 @@ def snapshot(*authorizations: Authorization[Sealed]) -> Snapshot:
 
 
 def test_as_json_it_has_these_keys_in_this_order() -> None:
-    assert status_of(snapshot(sealed(State.PENDING))).as_json() == {
+    assert status_of(snapshot(sealed(State.PENDING)), NOW).as_json() == {
         "account": "work",
         "provider": "kimi",
         "state": "pending",
@@ -46,8 +46,9 @@ def test_as_json_it_has_these_keys_in_this_order() -> None:
         "error": None,
         "error_description": None,
         "updated_at": "2023-11-14T22:13:20.000Z",
+        "needs_person": False,
     }
-    assert list(status_of(snapshot()).as_json()) == list(status_of(snapshot(sealed(State.GRANTED))).as_json())
+    assert list(status_of(snapshot(), NOW).as_json()) == list(status_of(snapshot(sealed(State.GRANTED)), NOW).as_json())
 
 
 def test_a_token_has_these() -> None:
@@ -69,17 +70,26 @@ def test_times_are_rfc_3339_in_utc() -> None:
 
 
 def test_an_account_that_is_signed_out_has_no_state() -> None:
-    status = status_of(snapshot())
+    status = status_of(snapshot(), NOW)
     assert (status.state, status.user_code, status.next_attempt_at) == (None, None, None)
     assert status.updated_at == NOW
 
 
 def test_a_new_sign_in_is_shown_while_the_old_grant_still_works() -> None:
     flow = sealed(State.PENDING)._replace(id="authorization-2")
-    status = status_of(snapshot(sealed(State.GRANTED), flow))
+    status = status_of(snapshot(sealed(State.GRANTED), flow), NOW)
     assert status.state is State.PENDING
     assert status.on_its_way
     assert status.token_expires_at == NOW + 900
+    assert status.holds_tokens
+
+
+def test_it_says_who_needs_a_person() -> None:
+    assert status_of(snapshot(sealed(State.EXPIRED)), NOW).needs_person
+    refused = sealed(State.REFRESHING, error="http_404", attempts=3)
+    assert not status_of(snapshot(refused), NOW + 899).needs_person
+    assert status_of(snapshot(refused), NOW + 900).needs_person
+    assert not status_of(snapshot(), NOW).needs_person, "somebody has signed it out"
 
 
 class TestWhyThereIsNoToken:
@@ -120,11 +130,33 @@ class TestWhyThereIsNoToken:
             ("timeout", errors.ServerUnreachable),
             ("connection_failed", errors.ServerUnreachable),
             ("http_503", errors.RequestFailed),
+            ("http_404", errors.RequestFailed),
             ("invalid_response", errors.RequestFailed),
         ],
     )
     def test_may_be_that_the_server_was_of_no_help(self, code: str, error: type[errors.KimiFlowError]) -> None:
-        found = failed_attempt("work", code, "some detail")
-        assert type(found) is error
-        assert f"({code}: some detail)" in found.message
+        for state, again in ((State.REQUESTED, "login"), (State.PENDING, "login"), (State.REFRESHING, "refresh")):
+            found = failed_attempt(failed(state, code))
+            assert type(found) is error
+            assert f"({code}: some detail)" in found.message
+            assert f"kimiflow {again} work" in found.hint
+            in_doubt = state is not State.REQUESTED and not code.startswith("http_")
+            assert ("Nothing is lost" in found.hint) is not in_doubt
+
+    def test_may_be_that_the_server_refuses_for_longer_than_the_token_lived(self) -> None:
+        found = failed_attempt(failed(State.REFRESHING, "http_404", NOW + 900))
+        assert type(found) is errors.RefreshRefused
+        assert "(http_404: some detail)" in found.message
+        assert "kimiflow login work" in found.hint
+
+    @pytest.mark.parametrize("code", ["invalid_client", "misconfigured"])
+    @pytest.mark.parametrize("state", [State.PENDING, State.REFRESHING])
+    def test_may_be_a_matter_of_settings(self, state: State, code: str) -> None:
+        found = failed_attempt(failed(state, code))
+        assert type(found) is errors.Misconfigured
+        assert "client_id" in found.hint
         assert "Nothing is lost" in found.hint
+
+
+def failed(state: State, code: str, now: float = NOW) -> Status:
+    return status_of(snapshot(sealed(state, error=code, error_description="some detail", attempts=2)), now)

@@ -31,6 +31,8 @@ class Weather:
     slow_down: float = 0.0
     bare_refresh: float = 0.0
     """A refresh reply without a new refresh token, without scope, without a lifetime."""
+    compressed: float = 0.0
+    """By a proxy on the way, though nobody asked for it."""
     store_fails_before: float = 0.0
     store_fails_after: float = 0.0
     """The store did it, but the answer was lost."""
@@ -67,6 +69,7 @@ def draw_weather(rng: Random) -> Weather:
         patience=maybe(0.2),
         slow_down=maybe(0.3),
         bare_refresh=maybe(0.3),
+        compressed=maybe(0.3),
         store_fails_before=maybe(0.1),
         store_fails_after=maybe(0.1),
         store_away=maybe(0.2),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gzip
 import json
 from typing import TYPE_CHECKING, Final
 from urllib.parse import parse_qsl
@@ -100,6 +101,9 @@ class Network(httpx.AsyncBaseTransport):
                 (
                     httpx.Response(502, text="<html>Bad Gateway</html>"),
                     httpx.Response(403, text="<html>blocked by the firewall</html>"),
+                    httpx.Response(404, text="404 page not found"),
+                    httpx.Response(401, text="<html>401 Authorization Required</html>"),
+                    httpx.Response(410),
                     httpx.Response(200, content=b""),
                     httpx.Response(200, content=b'{"access_tok'),
                     httpx.Response(500, json={"detail": "oops"}),
@@ -124,7 +128,10 @@ class Network(httpx.AsyncBaseTransport):
         if exchange.kind == "refresh" and "access_token" in body and rng.random() < weather.bare_refresh:
             for key in ("scope", "token_type", "expires_in"):
                 body.pop(key, None)
-        return httpx.Response(reply.status, content=json.dumps(body).encode())
+        content, headers = json.dumps(body).encode(), {}
+        if rng.random() < weather.compressed:
+            content, headers = gzip.compress(content), {"Content-Encoding": "gzip"}
+        return httpx.Response(reply.status, headers=headers, content=content)
 
 
 def _same(device_id: str, form: dict[str, str]) -> tuple[str, ...]:
