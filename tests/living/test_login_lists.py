@@ -99,7 +99,7 @@ class TestLoginFrom:
             "dan": "kimi",
         }
         assert len(sandbox.pending()) == 3, "the one whose proxy is missing asks for none"
-        assert (done.code, "CID_PROXY" in done.err) == (1, True)
+        assert (done.code, "CID_PROXY" in done.err) == (3, True)
 
     def test_options_fill_in_what_a_line_leaves_out(self, house: House) -> None:
         path = house.write("team.txt", "ann\nbob kimi\n")

@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 
 KEYS = (
     "account provider state user_code verification_uri verification_uri_complete code_expires_at interval "
-    "token_expires_at next_attempt_at attempts error error_description updated_at"
+    "token_expires_at next_attempt_at attempts error error_description updated_at needs_person"
 )
 
 
@@ -85,18 +85,18 @@ def test_workers_are_not_watched(cli: Cli) -> None:
 async def test_the_column_is_there_where_somebody_is_at_work() -> None:
     store = MemoryStore()
     await issue(store, pending("a", "ann"), pending("b", "bob", next_attempt_at=NOW + 9))
-    free = [words.describe(status_of(s), NOW) for s in await store.snapshots()]
+    free = [words.describe(status_of(s, NOW), NOW) for s in await store.snapshots()]
     assert "WORKER" not in tables.plain_status(free)[0]
     assert tables.plain_status(free, workers=True)[0].endswith("WORKER")
     await claim_one(store, "host-1:17:ab")
-    held = [words.describe(status_of(s), NOW) for s in await store.snapshots()]
+    held = [words.describe(status_of(s, NOW), NOW) for s in await store.snapshots()]
     assert [line.worker for line in held] == ["host-1:17:ab", ""]
     heading, ann, bob = tables.plain_status(held)
     assert heading.endswith("WORKER")
     assert ann.endswith("host-1:17:ab")
     assert bob.endswith("-")
     # A lease that is over holds nothing.
-    over = [words.describe(status_of(s), NOW + TTL) for s in await store.snapshots()]
+    over = [words.describe(status_of(s, NOW + TTL), NOW + TTL) for s in await store.snapshots()]
     assert not any(line.worker for line in over)
 
 
