@@ -18,7 +18,7 @@ from kimiflow.http.proxies import checked_proxy
 from kimiflow.keys.loading import make_folder
 from kimiflow.model import HOLDS_TOKENS, ON_ITS_WAY, Account, State, valid_account_name
 from kimiflow.neighbours.moving import Moving
-from kimiflow.outcome import failed_attempt, settled_badly, signed_out
+from kimiflow.outcome import failed_attempt, left_pending, settled_badly, signed_out
 from kimiflow.provider import find_provider
 from kimiflow.settings import load_settings
 from kimiflow.status import Status, Token, status_of
@@ -284,7 +284,7 @@ class KimiFlow:
                     if name not in seen or _moved_on(seen[name], status):
                         seen[name] = status
                         yield status
-                pending = [name for name, status in seen.items() if status.on_its_way]
+                pending = [status for status in seen.values() if status.on_its_way]
                 if not pending:
                     return
                 try:
@@ -508,10 +508,11 @@ def _raise_if_settled_badly(status: Status) -> Status:
     return status
 
 
-def _still_pending(names: Sequence[str]) -> StillPending:
+def _still_pending(pending: Sequence[Status]) -> StillPending:
+    names = [status.account for status in pending]
     listed = " ".join(names)
     return StillPending(
         f"{', '.join(names)} {'is' if len(names) == 1 else 'are'} not approved yet",
-        hint=f"Nothing is lost; go on with: kimiflow login {listed}",
+        hint=left_pending(pending, f"go on with: kimiflow login {listed}"),
         account=names[0] if len(names) == 1 else None,
     )

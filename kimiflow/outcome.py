@@ -19,11 +19,13 @@ from kimiflow.model import HOLDS_TOKENS, State
 from kimiflow.wire import About, about
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable
+
     from kimiflow.errors import KimiFlowError, SignInNeeded
     from kimiflow.status import Status
     from kimiflow.stores.base import Snapshot
 
-__all__ = ["failed_attempt", "no_grant", "settled_badly", "signed_out"]
+__all__ = ["failed_attempt", "left_pending", "no_grant", "settled_badly", "signed_out"]
 
 _UNREACHABLE = frozenset({"connection_failed", "timeout"})
 
@@ -57,6 +59,13 @@ def settled_badly(name: str, state: State, error: str | None, description: str |
     if state is State.DENIED:
         return AccessDenied(f"the sign-in of {name} was denied{reason}", hint=hint, account=name)
     return AuthorizationExpired(f"the sign-in of {name} has expired{reason}", hint=hint, account=name)
+
+
+def left_pending(statuses: Iterable[Status], go_on: str) -> str:
+    """What to do about sign-ins that nobody waits for any longer; ``go_on`` begins with a verb: ``go on with: …``."""
+    if any(status.error in IN_DOUBT for status in statuses if status.state is not State.REQUESTED):
+        return f"The last reply may have held tokens, and was not read; {go_on}"
+    return f"Nothing is lost; {go_on}"
 
 
 def failed_attempt(status: Status) -> RequestFailed:

@@ -18,7 +18,7 @@ from kimiflow.cli.views import view_for
 from kimiflow.errors import KimiFlowError, StillPending, UsageError
 from kimiflow.events import ExpiredToken
 from kimiflow.model import HOLDS_TOKENS, State
-from kimiflow.outcome import failed_attempt, settled_badly, signed_out
+from kimiflow.outcome import failed_attempt, left_pending, settled_badly, signed_out
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, Sequence
@@ -241,7 +241,9 @@ def _interrupted(progress: _Progress, code: int) -> int:
     waiting = progress.waiting
     if not waiting:
         return code
-    say(f"Left with {_are_pending(waiting)}. Nothing is lost; pick up with: kimiflow login {_names(waiting)}")
+    say(
+        f"Left with {_are_pending(waiting)}. {left_pending(waiting, f'pick up with: kimiflow login {_names(waiting)}')}"
+    )
     return failures.PENDING
 
 

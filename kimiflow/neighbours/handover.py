@@ -87,6 +87,8 @@ class Handover:
             grant = snapshot.grant
             if grant is None:
                 raise no_grant(snapshot)
+            if grant.refresh_token is None:
+                raise _nothing_to_hand_over(name)
             if grant.error == HANDING_OVER:
                 raise cut_short(name, grant, engine.clock.now())
             # A row that is being refreshed is left to its worker, and one whose refresh is in doubt to the next.
@@ -195,5 +197,9 @@ def cut_short(name: str, grant: Authorization[Sealed], now: float) -> RequestFai
 
 def _refresh_token_of(opened: Authorization[Secret], name: str) -> Secret:
     if opened.refresh_token is None:
-        raise UsageError(f"the server gave {name} no refresh token, so there is none to hand over", account=name)
+        raise _nothing_to_hand_over(name)
     return opened.refresh_token
+
+
+def _nothing_to_hand_over(name: str) -> UsageError:
+    return UsageError(f"the server gave {name} no refresh token, so there is none to hand over", account=name)

@@ -64,6 +64,12 @@ def test_countdowns(seconds: float, text: str) -> None:
             "token 60 s left",
             "being refreshed",
         ),
+        ({"state": State.GRANTED, "next_attempt_at": None}, "token without an end", "nothing to do"),
+        (
+            {"state": State.REFRESHING, "token_expires_at": NOW - 60, "attempts": 9, "needs_person": True},
+            "token has ended",
+            "needs a person; refresh in 3 s",
+        ),
         ({"state": State.DENIED, "next_attempt_at": None}, "", "sign in again"),
         ({"state": None, "next_attempt_at": None}, "", "sign in"),
     ],

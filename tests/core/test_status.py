@@ -8,7 +8,7 @@ import pytest
 
 from kimiflow import errors
 from kimiflow.model import State
-from kimiflow.outcome import failed_attempt, no_grant
+from kimiflow.outcome import failed_attempt, left_pending, no_grant
 from kimiflow.status import Status, Token, rfc3339, status_of
 from kimiflow.stores.base import Snapshot
 from kimiflow.vault import Vault
@@ -142,6 +142,20 @@ class TestWhyThereIsNoToken:
             assert f"kimiflow {again} work" in found.hint
             in_doubt = state is not State.REQUESTED and not code.startswith("http_")
             assert ("Nothing is lost" in found.hint) is not in_doubt
+
+    @pytest.mark.parametrize(
+        ("state", "code", "lost"),
+        [
+            (State.PENDING, "invalid_response", True),
+            (State.PENDING, "timeout", True),
+            (State.PENDING, "http_404", False),
+            (State.REQUESTED, "invalid_response", False),
+        ],
+    )
+    def test_who_stops_waiting_is_told_whether_something_may_be_lost(self, state: State, code: str, lost: bool) -> None:
+        told = left_pending([failed(State.PENDING, "http_503"), failed(state, code)], "go on")
+        assert ("may have held tokens" in told, "Nothing is lost" in told) == (lost, not lost)
+        assert told.endswith("; go on")
 
     def test_may_be_that_the_server_refuses_for_longer_than_the_token_lived(self) -> None:
         found = failed_attempt(failed(State.REFRESHING, "http_404", NOW + 900))

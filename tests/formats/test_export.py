@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from kimiflow.formats import all_formats
+from kimiflow.sandbox import ThreadedSandbox
 from kimiflow.stores.base import Claim
 from tests.cli.processes import until
 from tests.formats.house import HEX, House, loaded, mode
@@ -76,6 +77,23 @@ def test_handed_over(work: House) -> None:
 
     work.good("import", file, "--take-over")
     assert work.good("token", "work").code == 0, "and back"
+
+
+def test_a_token_without_an_end(house: House, sandbox: ThreadedSandbox) -> None:
+    """Tools get a time that they can compare with; and that there is nothing to hand over costs nothing."""
+    sandbox.inject("missing/expires_in:poll=x1")
+    sandbox.inject("missing/refresh_token:poll=x1")
+    house.sign_in("work")
+    for name in all_formats():
+        assert house.good("token", "work").out.strip() in house.good("export", "work", "--format", name).out
+    assert house.good("export", "work").json["expires_at"] is None
+    assert house.good("export", "work", "--format", "cliproxyapi").json["expired"] == "9999-12-31T23:59:59Z"
+
+    done = house("export", "work", "--output", house.root / "out.json", "--with-refresh-token")
+    assert "no refresh token" in done.err
+    assert not (house.root / "out.json").exists()
+    assert house.status()["work"]["state"] == "granted"
+    assert house.status()["work"]["next_attempt_at"] is None
 
 
 def test_there_and_back_keeps_the_device(work: House) -> None:
