@@ -320,10 +320,12 @@ def holds_an_object(reply: Reply) -> bool:
 def _json_object(reply: Reply) -> Mapping[str, Any] | None:
     if reply.truncated:
         return None
+    body = reply.body
+    # UTF-8 by the RFC; some servers put a BOM in front, or send UTF-16.
+    encoding = "utf-8" if body[:2] == b'{"' else json.detect_encoding(body)
     try:
-        # UTF-8 by the RFC; some servers put a BOM in front, or send UTF-16. A stray byte in a nickname, or a number of ten
-        # thousand digits, is no reason to lose the token beside it.
-        parsed = _DECODER.decode(reply.body.decode(json.detect_encoding(reply.body), "surrogateescape"))
+        # A stray byte in a nickname, or a number of ten thousand digits, is no reason to lose the token beside it.
+        parsed = _DECODER.decode(body.decode(encoding, "surrogateescape"))
     except (ValueError, RecursionError):
         return None
     return parsed if isinstance(parsed, dict) else None
