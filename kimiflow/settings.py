@@ -28,7 +28,7 @@ from kimiflow.provider import BUILT_IN, Provider, checked_url, on_host
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
-__all__ = ["ProviderSettings", "Settings", "load_settings"]
+__all__ = ["ProviderSettings", "Settings", "load_settings", "without_settings"]
 
 _PREFIX = "KIMIFLOW_"
 _ALSO_OAUTH_HOST = ("KIMI_CODE_OAUTH_HOST", "KIMI_OAUTH_HOST")
@@ -165,6 +165,11 @@ class Settings(BaseSettings):
 def default_home() -> Path:
     """Where kimiflow keeps its files unless ``KIMIFLOW_HOME`` says otherwise."""
     return platformdirs.user_data_path("kimiflow", appauthor=False)
+
+
+def without_settings(environment: Mapping[str, str]) -> dict[str, str]:
+    """An environment for other programs: kimiflow's own settings, some of them secrets, are not theirs."""
+    return {name: value for name, value in environment.items() if not name.upper().startswith(_PREFIX)}
 
 
 def load_settings(**overrides: object) -> Settings:

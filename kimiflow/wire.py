@@ -230,6 +230,8 @@ def _form(client_id: str, grant_type: str, parameter: str) -> bytes:
     return (urlencode({"client_id": client_id, "grant_type": grant_type}) + f"&{parameter}=").encode()
 
 
+_CONTROL: Final = re.compile(r"[\x00-\x1f\x7f-\x9f]")
+"""What would end a header, or speak to a terminal."""
 _UNRESERVED: Final = re.compile(r"[A-Za-z0-9_.~-]*")
 
 
@@ -302,8 +304,8 @@ def _printable(value: object, secrets: Iterable[Secret]) -> str | None:
 
 
 def _opaque(value: object) -> str | None:
-    """A non-empty string that can be stored and sent; tokens and codes are opaque beyond that."""
-    if not isinstance(value, str) or not value:
+    """A non-empty string that can be stored, shown and sent; tokens and codes are opaque beyond that."""
+    if not isinstance(value, str) or not value or _CONTROL.search(value):
         return None
     try:
         value.encode()

@@ -24,8 +24,19 @@ def can_open(url: str | None) -> bool:
     return sys.platform in {"win32", "darwin"} or bool(os.environ.get("DISPLAY") or os.environ.get("WAYLAND_DISPLAY"))
 
 
+_OPEN = "import sys, webbrowser; webbrowser.open(sys.argv[1])"
+
+
 def open_page(url: str) -> None:
     """Opens ``url`` in the background: some browsers keep their caller waiting until they are closed."""
-    import webbrowser
+    import subprocess
 
-    threading.Thread(target=webbrowser.open, args=(url,), name="kimiflow-browser", daemon=True).start()
+    from kimiflow.settings import without_settings
+
+    # In a process of its own, because the library hands this one's whole environment on to the browser.
+    command, environment = [sys.executable, "-I", "-c", _OPEN, url], without_settings(os.environ)
+
+    def work() -> None:
+        subprocess.run(command, env=environment, check=False)  # noqa: S603 - our own words, and a checked link
+
+    threading.Thread(target=work, name="kimiflow-browser", daemon=True).start()

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Final
 from kimiflow.cli.running import run
 from kimiflow.cli.talk import paint, say
 from kimiflow.errors import UsageError
+from kimiflow.settings import without_settings
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -59,7 +60,7 @@ def exec_(name: str, command: Sequence[str], variables: Sequence[str]) -> int:
         environment.update((variable, values[what]) for variable, what in wanted.items())
         return 0
 
-    return run(body) or _become(command, {**os.environ, **environment})
+    return run(body) or _become(command, {**without_settings(os.environ), **environment})
 
 
 def _become(command: Sequence[str], environment: Mapping[str, str]) -> int:

@@ -92,7 +92,8 @@ def test_status_watch_counts_down_until_ctrl_c(cli: Cli, sandbox: ThreadedSandbo
 def test_a_browser_opens_for_one_account_only(cli: Cli, sandbox: ThreadedSandbox, tmp_path: Path) -> None:
     opened = tmp_path / "opened"
     browser = tmp_path / "browser"
-    browser.write_text(f'#!/bin/sh\necho "$1" >> {opened}\n')
+    seen = tmp_path / "environment"
+    browser.write_text(f'#!/bin/sh\nenv > {seen}\necho "$1" >> {opened}\n')
     browser.chmod(browser.stat().st_mode | stat.S_IXUSR)
 
     assert cli("login", "pipe", "--no-wait", BROWSER=f"{browser} %s").returncode == 0
@@ -108,6 +109,7 @@ def test_a_browser_opens_for_one_account_only(cli: Cli, sandbox: ThreadedSandbox
     one.signal(CTRL_C)
     one.end()
     assert opened.read_text().splitlines() == [cli.status()["one"]["verification_uri_complete"]]
+    assert "KIMIFLOW_" not in seen.read_text(), "a browser has no use for kimiflow's key"
 
 
 def test_markup_from_a_server_is_only_text(cli: Cli, sandbox: ThreadedSandbox) -> None:

@@ -354,6 +354,10 @@ BAD_REPLIES = {
     "an empty object": reply({}),
     "a token that is a number": reply({"access_token": 5}),
     "a token that is empty": reply({"access_token": ""}),
+    "a token with a line break": reply({"access_token": "a\r\nX-Evil: 1"}),
+    "a token with a zero byte": reply({"access_token": "a\0b"}),
+    "a token that speaks to terminals": reply({"access_token": "a\x1b[2J"}),
+    "a token that speaks to them in one byte": reply({"access_token": "a\x9b2J"}),
     "a token that cannot be sent": reply(b'{"access_token": "\\ud800"}'),
     "not UTF-8": reply(b"\xff\xfe{\x00}\x00"),
     "a thousand brackets": reply(b"[" * 200_000),
@@ -481,6 +485,16 @@ class TestATokenThatArrivedIsNeverThrownAway:
     @pytest.mark.parametrize("field", ["refresh_token", "scope", "token_type", "expires_in"])
     def test_whatever_else_is_odd(self, field: str, odd: object) -> None:
         assert isinstance(refreshed({**TOKEN_BODY, field: odd}), AccessTokenIssued)
+
+    @pytest.mark.parametrize("odd", ["r\n", "r\0", "\x1br"])
+    def test_a_refresh_token_that_is_none_is_left_out(self, odd: str) -> None:
+        event = refreshed({**TOKEN_BODY, "refresh_token": odd})
+        assert isinstance(event, AccessTokenIssued)
+        assert event.tokens.refresh_token is None
+
+    @pytest.mark.parametrize("odd", ["d\n", "d\0", "\x1bd"])
+    def test_nor_is_such_a_device_code_one(self, odd: str) -> None:
+        assert isinstance(started({**DEVICE_BODY, "device_code": odd}), AttemptFailed)
 
     def test_behind_a_byte_order_mark(self) -> None:
         assert isinstance(refreshed(b"\xef\xbb\xbf" + json.dumps(TOKEN_BODY).encode()), AccessTokenIssued)

@@ -30,6 +30,16 @@ def test_the_usual_variables_and_the_exit_code(work: House) -> None:
     assert not [secret for secret in work.secrets() if secret in str(seen)]
 
 
+def test_kimiflows_own_settings_are_not_the_commands(work: House) -> None:
+    """The key opens every account, the database's URL may hold a password."""
+    mine = {"KIMIFLOW_LOG_LEVEL": "error", "KIMI_API_KEY": "old", "MY_OWN": "stays"}
+    done = work.cli("exec", "work", "--", sys.executable, "-c", SHOW, **mine)
+    seen = json.loads(done.stdout)
+    assert [name for name in seen if name.upper().startswith("KIMIFLOW")] == []
+    assert seen["MY_OWN"] == "stays"
+    assert seen["KIMI_API_KEY"] != "old"
+
+
 def test_names_of_ones_own(work: House, monkeypatch: pytest.MonkeyPatch) -> None:
     seen: dict[str, str] = {}
 
