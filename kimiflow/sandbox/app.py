@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import asyncio
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 from starlette.applications import Starlette
+from starlette.middleware import Middleware
+from starlette.middleware.trustedhost import TrustedHostMiddleware
 from starlette.responses import HTMLResponse, PlainTextResponse, Response
 from starlette.routing import Mount, Route
 
@@ -24,6 +26,9 @@ if TYPE_CHECKING:
     from kimiflow.sandbox.service import Service
 
 __all__ = ["create_app"]
+
+_HOSTS: Final = ("127.0.0.1", "localhost")
+"""Names of this machine. Any other is a page's that has its name point here, to speak to us as its own (DNS rebinding)."""
 
 
 def create_app(service: Service, clock: Callable[[], float], closing: asyncio.Event | None = None) -> Starlette:
@@ -46,6 +51,8 @@ def create_app(service: Service, clock: Callable[[], float], closing: asyncio.Ev
 
     async def decision(request: Request) -> Response:
         form = parse_form(request.headers.get("content-type", ""), await request.body()) or {}
+        if not _is_own_form(request):
+            return _page(pages.ask_for_code("Nothing was decided: that came from another site."), 403)
         typed, decided = form.get("user_code", ""), form.get("decision")
         if decided not in {"approve", "deny"}:
             return _page(pages.ask_for_code("Nothing was decided: press Approve or Deny.", typed), 400)
@@ -69,8 +76,18 @@ def create_app(service: Service, clock: Callable[[], float], closing: asyncio.Ev
             Route("/device", device, methods=["GET"]),
             Route("/device", decision, methods=["POST"]),
             Route("/healthz", healthz),
-        ]
+        ],
+        middleware=[Middleware(TrustedHostMiddleware, allowed_hosts=_HOSTS, www_redirect=False)],
     )
+
+
+def _is_own_form(request: Request) -> bool:
+    """Whether a form is one of these pages', as far as a browser tells; what is no browser tells nothing."""
+    site = request.headers.get("sec-fetch-site")
+    if site is not None:
+        return site in {"same-origin", "none"}
+    origin = request.headers.get("origin")
+    return origin is None or origin == f"{request.url.scheme}://{request.url.netloc}"
 
 
 def _page(content: str, status: int = 200) -> Response:

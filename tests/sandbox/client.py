@@ -103,7 +103,7 @@ async def raw(port: int, form: str, path: str = TOKEN_PATH) -> bytes:
     try:
         body = form.encode()
         writer.write(
-            f"POST {path} HTTP/1.1\r\nHost: sandbox\r\nContent-Length: {len(body)}\r\n"
+            f"POST {path} HTTP/1.1\r\nHost: localhost\r\nContent-Length: {len(body)}\r\n"
             "Content-Type: application/x-www-form-urlencoded\r\n\r\n".encode()
             + body
         )

@@ -144,3 +144,35 @@ async def test_pages_load_nothing_and_stay_out_of_frames(client: Connect) -> Non
         assert reply.headers["cache-control"] == "no-store"
         assert "<script" not in reply.text
         assert "prefers-color-scheme: dark" in reply.text
+
+
+@pytest.mark.parametrize(
+    "told",
+    [
+        {"Origin": "https://elsewhere.example"},
+        {"Origin": "null"},
+        {"Sec-Fetch-Site": "cross-site", "Origin": "https://elsewhere.example"},
+        {"Sec-Fetch-Site": "same-site"},
+    ],
+)
+async def test_a_form_of_another_site_decides_nothing(client: Connect, told: dict[str, str]) -> None:
+    async with Sandbox(interval=0.01) as sandbox, client(sandbox) as c:
+        started = (await c.start()).json()
+        form = {"user_code": started["user_code"], "decision": "approve"}
+        reply = await c.http.post("/device", data=form, headers=told)
+        assert reply.status_code == 403
+        assert "came from another site" in reply.text
+        assert len(sandbox.pending()) == 1
+        own = {"Sec-Fetch-Site": "same-origin"} if "Sec-Fetch-Site" in told else {"Origin": sandbox.url}
+        assert (await c.http.post("/device", data=form, headers=own)).status_code == 200
+        assert sandbox.pending() == []
+
+
+@pytest.mark.parametrize("path", ["/", "/device", "/api/oauth/token", "/coding/v1/me"])
+async def test_it_answers_to_the_names_of_this_machine_only(client: Connect, path: str) -> None:
+    """A page whose name was made to point here could read whatever it is told."""
+    async with Sandbox(interval=0.01) as sandbox, client(sandbox) as c:
+        assert (await c.http.get(path, headers={"Host": f"elsewhere.example:{sandbox.port}"})).status_code == 400
+        for name in ("127.0.0.1", "localhost"):
+            reply = await c.http.get(path, headers={"Host": f"{name}:{sandbox.port}"})
+            assert b"host header" not in reply.content
