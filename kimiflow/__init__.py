@@ -38,6 +38,7 @@ if TYPE_CHECKING:
     from kimiflow.errors import StillPending as StillPending
     from kimiflow.errors import StoreError as StoreError
     from kimiflow.errors import StoreUnavailable as StoreUnavailable
+    from kimiflow.errors import TokenRefused as TokenRefused
     from kimiflow.errors import UnknownAccount as UnknownAccount
     from kimiflow.errors import UnknownProvider as UnknownProvider
     from kimiflow.errors import UsageError as UsageError
@@ -98,6 +99,7 @@ __all__ = [
     "StoreError",
     "StoreUnavailable",
     "Token",
+    "TokenRefused",
     "Transition",
     "UnknownAccount",
     "UnknownProvider",

@@ -8,6 +8,7 @@ import httpx
 
 from kimiflow import identity
 from kimiflow.authflow import AuthFlow, ask
+from kimiflow.errors import TokenRefused
 from kimiflow.wire import identity_headers
 
 if TYPE_CHECKING:
@@ -32,6 +33,7 @@ class KimiAuth(AuthFlow):
 
     A 401 is answered by one refresh, bound to the token that got it: of many requests that fail together the first
     refreshes, and the others find the new token. Then the request is made once more, and what comes back is the answer.
+    Where the API refuses the new token too, its 401s cause no other refresh for a minute.
     A body that is a stream was used up by the first try; httpx then raises, rather than send half of it.
     """
 
@@ -44,7 +46,10 @@ class KimiAuth(AuthFlow):
         token = yield from ask(self._tokens.token, self._name)
         response = yield signed(request, token)
         if response.status_code == httpx.codes.UNAUTHORIZED:
-            token = yield from ask(self._tokens.refresh, self._name, seen=token.access_token)
+            try:
+                token = yield from ask(self._tokens.refresh, self._name, seen=token.access_token)
+            except TokenRefused:
+                return  # the 401 is the answer, as it was a moment ago
             yield signed(request, token)
 
 

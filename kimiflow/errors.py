@@ -15,6 +15,7 @@
     │   └── RefreshRefused         the server refuses refreshes beyond the token's end; they go on (also a RequestFailed)
     ├── StillPending               nobody has approved yet (also a TimeoutError)
     ├── RequestFailed              the server answered, but not with what was needed
+    │   ├── TokenRefused           the API refuses a token that was just refreshed for being refused
     │   └── ServerUnreachable      the server did not answer
     ├── PoolExhausted              no account of a pool is left
     ├── StoreError
@@ -50,6 +51,7 @@ __all__ = [
     "StillPending",
     "StoreError",
     "StoreUnavailable",
+    "TokenRefused",
     "UnknownAccount",
     "UnknownProvider",
     "UsageError",
@@ -131,6 +133,10 @@ class RefreshRefused(PersonNeeded, RequestFailed):
 
     It may be the server's trouble, or its gateway's, and pass: the tokens are kept, and refreshes are tried on.
     """
+
+
+class TokenRefused(RequestFailed):
+    """The API refuses a token that was refreshed a moment ago because it refused the one before: another would not help."""
 
 
 class ServerUnreachable(RequestFailed):

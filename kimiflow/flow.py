@@ -320,6 +320,7 @@ class KimiFlow:
 
         :param seen: the access token that turned out not to work; where the store has another one by now, that one
             is returned and nothing is sent.
+        :raises TokenRefused: where ``seen`` is the result of such a refresh not a minute ago.
         :raises PersonNeeded: and the others, as for :meth:`token`; also where the server gave no refresh token.
         """
         snapshot = await self._snapshot(name)

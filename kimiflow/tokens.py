@@ -6,7 +6,7 @@ import math
 from typing import TYPE_CHECKING
 
 from kimiflow.advance import INTERRUPTED
-from kimiflow.errors import RequestFailed, ServerUnreachable, SignInNeeded, StillPending
+from kimiflow.errors import RequestFailed, ServerUnreachable, SignInNeeded, StillPending, TokenRefused
 from kimiflow.model import State
 from kimiflow.neighbours.handover import HANDING_OVER, cut_short
 from kimiflow.outcome import failed_attempt, no_grant
@@ -20,6 +20,9 @@ if TYPE_CHECKING:
 __all__ = ["TokenSource"]
 
 _MOST_CACHED = 1_024
+
+_PAUSE_AFTER_A_REFUSAL = 60.0
+"""Seconds in which an API that refuses a new token as well causes no other refresh."""
 
 _WORTH_HANDING_OUT = 5.0
 """Seconds of life that make a token usable when its refresh fails."""
@@ -35,6 +38,8 @@ class TokenSource:
     def __init__(self, engine: Engine) -> None:
         self._engine = engine
         self._cache: dict[str, tuple[Token, float, object]] = {}
+        self._refused: dict[str, float] = {}
+        """When a token was last refreshed because the API had refused it, in monotonic seconds, by account id."""
 
     def cached(self, name: str) -> Token | None:
         """The token that was handed out last, where it is certain that it is still the one, and fresh.
@@ -77,13 +82,28 @@ class TokenSource:
             present = await self._open(snapshot, grant)
             if present.access_token != seen:
                 return present
+            self._check_pause(snapshot)
         elif grant.refresh_token is None and self._usable(grant):
             raise SignInNeeded(
                 f"the server gave {snapshot.account.name} no refresh token; its access token still works",
                 hint=f"For a new one: kimiflow login --force {snapshot.account.name}",
                 account=snapshot.account.name,
             )
-        return await self._refresh(snapshot, grant, timeout, at_once=seen is None, fallback=False)
+        token = await self._refresh(snapshot, grant, timeout, at_once=seen is None, fallback=False)
+        if seen is not None:
+            self._refused[snapshot.account.id] = self._engine.clock.monotonic()
+        return token
+
+    def _check_pause(self, snapshot: Snapshot) -> None:
+        now, name = self._engine.clock.monotonic(), snapshot.account.name
+        self._refused = {each: at for each, at in self._refused.items() if now < at + _PAUSE_AFTER_A_REFUSAL}
+        at = self._refused.get(snapshot.account.id)
+        if at is not None:
+            raise TokenRefused(
+                f"the API refuses the token of {name}, which was refreshed for that {now - at:.0f} s ago",
+                hint=f"Another refresh would not help. Look at the account with: kimiflow status --profile {name}",
+                account=name,
+            )
 
     async def _refresh(
         self,

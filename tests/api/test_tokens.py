@@ -1,12 +1,13 @@
-"""Tokens of an unusual life: without an end, and with a refresh token that ends before them."""
+"""Tokens that the API refuses whatever is done, and tokens without an end."""
 
 from __future__ import annotations
 
+import asyncio
 from typing import TYPE_CHECKING
 
 import pytest
 
-from kimiflow import AuthorizationExpired, SignInNeeded, State
+from kimiflow import AuthorizationExpired, SignInNeeded, State, TokenRefused
 
 if TYPE_CHECKING:
     from .signing import World
@@ -19,6 +20,31 @@ async def endless(world: World) -> World:
     world.sandbox.inject("missing/refresh_token:poll=x1")
     await world.sign_in("d")
     return world
+
+
+class TestAnApiThatRefusesEveryToken:
+    async def test_causes_one_refresh_and_then_a_pause(self, world: World) -> None:
+        world.sandbox.inject("401:api")
+        async with world.client(world.flow.auth("a")) as client:
+            for _ in range(20):
+                assert (await client.get("/v1/me")).status_code == 401
+        assert len(world.sandbox.log("refresh")) == 1
+
+    async def test_also_where_twenty_ask_at_once_and_again(self, world: World) -> None:
+        world.sandbox.inject("401:api")
+        async with world.client(world.flow.auth("a")) as client:
+            for _ in range(2):
+                replies = await asyncio.gather(*(client.get("/v1/me") for _ in range(20)))
+                assert {reply.status_code for reply in replies} == {401}
+        assert len(world.sandbox.log("refresh")) == 1
+
+    async def test_is_said_to_who_asks_for_another_token(self, world: World) -> None:
+        token = await world.flow.token("a")
+        token = await world.flow.refresh("a", seen=token.access_token)
+        with pytest.raises(TokenRefused, match="Another refresh would not help"):
+            await world.flow.refresh("a", seen=token.access_token)
+        assert await world.flow.token("a") == token
+        assert await world.flow.refresh("a") != token, "a person may"
 
 
 class TestATokenWithoutAnEnd:

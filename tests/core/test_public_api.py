@@ -40,6 +40,7 @@ PUBLIC = [
     "StoreError",
     "StoreUnavailable",
     "Token",
+    "TokenRefused",
     "Transition",
     "UnknownAccount",
     "UnknownProvider",
