@@ -29,6 +29,7 @@ __all__ = [
     "adopt",
     "advance",
     "begin",
+    "in_doubt",
     "is_overdue",
     "local_event",
     "needs_person",
@@ -46,6 +47,10 @@ INTERRUPTED = "interrupted"
 
 IN_DOUBT = frozenset({INTERRUPTED, "timeout", "connection_failed", "invalid_response"})
 """Errors of attempts that the server may have answered with tokens which nobody has read."""
+
+_NOT_READ = "an earlier reply could not be read; it may have held tokens"
+_NO_REPLY = "an earlier attempt had no reply; it may have reached the server and rotated the token unseen"
+_POLL_CUT_SHORT = "a worker stopped during the poll before; the code may have been spent on it"
 
 
 IMPORTED = "imported"
@@ -105,6 +110,11 @@ def adopt(
 def is_overdue(authorization: Authorization[Any], now: float) -> bool:
     """Whether our own deadline for an approval has passed."""
     return authorization.code_expires_at is not None and now >= authorization.code_expires_at
+
+
+def in_doubt(error: str | None, description: str | None) -> bool:
+    """Whether this failure, or one before it, may have cost tokens that the server has given out."""
+    return error in IN_DOUBT or any(words in (description or "") for words in (_NOT_READ, _NO_REPLY, _POLL_CUT_SHORT))
 
 
 def needs_person(authorization: Authorization[Any], now: float) -> bool:
@@ -167,15 +177,20 @@ class _Step:
         asked_for = self._asked_for(event.retry_after)
         # RFC 8628 §3.5: after a time-out polls come less often than before, not just as often.
         wait = max(wait + (self.before.interval or 0.0), asked_for)
-        return self.before._replace(
+        after = self.before._replace(
             state=self.state,
             updated_at=self.now,
             next_attempt_at=self._within_deadline(self.now + wait),
             not_before=self.now + asked_for if asked_for else None,
             attempts=attempts,
             error=event.error,
-            error_description=event.description,
+            error_description=_with_doubt(self.before, event.description),
         )
+        if needs_person(self.before, self.now) and about(event.error) is About.MOMENT:
+            # That it was refused is not over because something else came between.
+            latest = _reason(event.error, event.description)
+            after = after._replace(error=self.before.error, error_description=_with_doubt(self.before, latest))
+        return after
 
     def code_issued(self, issued: DeviceAuthorization) -> Open:
         interval = self.pacing.first_interval(issued.interval)
@@ -315,13 +330,19 @@ def _reason(error: str, description: str | None) -> str:
 
 
 def _with_doubt(before: Open, description: str | None) -> str | None:
-    """Names the one outcome that no client can prevent: the reply that would have carried the tokens was lost."""
-    if before.error == "invalid_response":
-        doubt = "an earlier reply could not be read; it may have held tokens"
-    elif before.state is State.REFRESHING and before.error in IN_DOUBT:
-        doubt = "an earlier attempt had no reply; it may have reached the server and rotated the token unseen"
-    elif before.error == INTERRUPTED:
-        doubt = "a worker stopped during the poll before; the code may have been spent on it"
-    else:
+    """Keeps in mind the one outcome that no client can prevent: the reply that would have carried the tokens was lost."""
+    doubt = _doubt_of(before)
+    if doubt is None or doubt in (description or ""):
         return description
     return f"{description}; {doubt}" if description else doubt
+
+
+def _doubt_of(before: Open) -> str | None:
+    if before.error == "invalid_response":
+        return _NOT_READ
+    if before.state is State.REFRESHING and before.error in IN_DOUBT:
+        return _NO_REPLY
+    if before.error == INTERRUPTED:
+        return _POLL_CUT_SHORT
+    told = before.error_description or ""
+    return next((words for words in (_NOT_READ, _NO_REPLY, _POLL_CUT_SHORT) if words in told), None)

@@ -95,7 +95,12 @@ class Client:
             raw = await way.exchange(target, [(b"X-Msh-Device-Id", device_id)], request.body, timeout=self._timeout)
         except (TimeoutError, httpx.HTTPError, httpx.InvalidURL, OSError) as error:
             return self._made_out(error) or self._failed(error, request)
-        return self._reply(raw)
+        reply = self._reply(raw)
+        if raw.surplus and not wire.holds_an_object(reply):
+            # A length counted in characters, or none at all: the rest of the body has come all the same.
+            whole = self._reply(raw._replace(body=raw.body + raw.surplus))
+            return whole if wire.holds_an_object(whole) else reply
+        return reply
 
     def _reply(self, raw: RawReply) -> Reply:
         body = decoded(raw.body, raw.headers, wire.MAX_BODY)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from kimiflow.advance import IN_DOUBT
+from kimiflow.advance import in_doubt
 from kimiflow.errors import (
     AccessDenied,
     AuthorizationExpired,
@@ -63,9 +63,13 @@ def settled_badly(name: str, state: State, error: str | None, description: str |
 
 def left_pending(statuses: Iterable[Status], go_on: str) -> str:
     """What to do about sign-ins that nobody waits for any longer; ``go_on`` begins with a verb: ``go on with: …``."""
-    if any(status.error in IN_DOUBT for status in statuses if status.state is not State.REQUESTED):
+    if any(_in_doubt(status) for status in statuses):
         return f"The last reply may have held tokens, and was not read; {go_on}"
     return f"Nothing is lost; {go_on}"
+
+
+def _in_doubt(status: Status) -> bool:
+    return status.state is not State.REQUESTED and in_doubt(status.error, status.error_description)
 
 
 def failed_attempt(status: Status) -> RequestFailed:
@@ -77,17 +81,20 @@ def failed_attempt(status: Status) -> RequestFailed:
     if status.needs_person and about(error) is About.CLIENT:
         return Misconfigured(
             f"{name} is misconfigured ({reason})",
-            hint=f"Nothing is lost. Mend its provider's client_id, or its proxy, in the settings, then type: {again}",
+            hint=f"Its tokens are kept. Mend its provider's client_id, or its proxy, in the settings, then type: {again}"
+            if holds_tokens
+            else f"Mend its provider's client_id, or its proxy, in the settings, then type: {again}",
             account=name,
         )
     if status.needs_person:
+        kept = "A reply may have held its next refresh token" if _in_doubt(status) else "Its refresh token is kept"
         return RefreshRefused(
-            f"the server refuses to refresh {name}, whose token has ended ({reason})",
-            hint=f"Its refresh token is kept, and kimiflow run tries on. To sign in anew: kimiflow login {name}",
+            f"the server does not refresh {name}, whose token has ended ({reason})",
+            hint=f"{kept}, and kimiflow run tries on. To sign in anew: kimiflow login {name}",
             account=name,
         )
     hint = f"Nothing is lost; it is tried again by: kimiflow run, or: {again}"
-    if error in IN_DOUBT and status.state is not State.REQUESTED:
+    if _in_doubt(status):
         hint = f"The reply may have held new tokens; the next try will show. It is made by: kimiflow run, or: {again}"
     if error in _UNREACHABLE:
         return ServerUnreachable(f"the server of {name} could not be reached ({reason})", hint=hint, account=name)

@@ -64,6 +64,8 @@ class TokenSource:
         grant = _grant(snapshot)
         now = self._engine.clock.now()
         if grant.state is State.GRANTED and (grant.next_attempt_at is None or grant.next_attempt_at > now):
+            if grant.refresh_token is None and self._refused_ago(snapshot) is not None:
+                raise _not_to_be_refreshed(snapshot, refused=True)
             token = await self._open(snapshot, grant)
             if stamp is not None:
                 if len(self._cache) >= _MOST_CACHED:
@@ -83,24 +85,31 @@ class TokenSource:
             if present.access_token != seen:
                 return present
             self._check_pause(snapshot)
-        elif grant.refresh_token is None and self._usable(grant):
-            raise SignInNeeded(
-                f"the server gave {snapshot.account.name} no refresh token; its access token still works",
-                hint=f"For a new one: kimiflow login --force {snapshot.account.name}",
-                account=snapshot.account.name,
-            )
+        if grant.refresh_token is None and self._usable(grant):
+            if seen is not None:
+                self._note_refusal(snapshot)
+            raise _not_to_be_refreshed(snapshot, refused=seen is not None)
         token = await self._refresh(snapshot, grant, timeout, at_once=seen is None, fallback=False)
         if seen is not None:
-            self._refused[snapshot.account.id] = self._engine.clock.monotonic()
+            self._note_refusal(snapshot)
         return token
 
-    def _check_pause(self, snapshot: Snapshot) -> None:
-        now, name = self._engine.clock.monotonic(), snapshot.account.name
+    def _note_refusal(self, snapshot: Snapshot) -> None:
+        self._refused[snapshot.account.id] = self._engine.clock.monotonic()
+        self._cache.pop(snapshot.account.name, None)
+
+    def _refused_ago(self, snapshot: Snapshot) -> float | None:
+        """Seconds since the API has refused its token, where that is not long ago."""
+        now = self._engine.clock.monotonic()
         self._refused = {each: at for each, at in self._refused.items() if now < at + _PAUSE_AFTER_A_REFUSAL}
         at = self._refused.get(snapshot.account.id)
-        if at is not None:
+        return None if at is None else now - at
+
+    def _check_pause(self, snapshot: Snapshot) -> None:
+        name, ago = snapshot.account.name, self._refused_ago(snapshot)
+        if ago is not None and snapshot.grant is not None and snapshot.grant.refresh_token is not None:
             raise TokenRefused(
-                f"the API refuses the token of {name}, which was refreshed for that {now - at:.0f} s ago",
+                f"the API refuses the token of {name}, which was refreshed for that {ago:.0f} s ago",
                 hint=f"Another refresh would not help. Look at the account with: kimiflow status --profile {name}",
                 account=name,
             )
@@ -133,8 +142,14 @@ class TokenSource:
         patience = engine.settings.http_timeout + 5.0 if timeout is None else timeout
         deadline = engine.clock.monotonic() + patience
         before, current = grant, grant
+        # After a failure who is no person waits for the next try, however many ask, and however often.
+        due = grant.next_attempt_at or now
+        backs_off = bool(grant.attempts) and due > now and not at_once
+        if backs_off and due > now + patience:
+            raise failed_attempt(status_of(snapshot, now, grant))
         async with engine.driving([snapshot.account.id]):
-            await engine.make_due(grant)
+            if not backs_off:
+                await engine.make_due(grant)
             while True:
                 moved = engine.moved_of(snapshot.account.id)
                 snapshot = await engine.snapshot(name)
@@ -187,3 +202,14 @@ def _grant(snapshot: Snapshot) -> Authorization[Sealed]:
     if snapshot.grant is None:
         raise no_grant(snapshot)
     return snapshot.grant
+
+
+def _not_to_be_refreshed(snapshot: Snapshot, *, refused: bool) -> SignInNeeded:
+    """Why there is no other token. The present one is kept: what refuses it may be a gateway, and pass."""
+    name = snapshot.account.name
+    what = "the API refuses its access token" if refused else "its access token still works"
+    return SignInNeeded(
+        f"the server gave {name} no refresh token; {what}",
+        hint=f"For a new one: kimiflow login --force {name}",
+        account=name,
+    )

@@ -64,6 +64,8 @@ MAX_BODY: Final = 1 << 20
 
 DEVICE_CODE_GRANT: Final = "urn:ietf:params:oauth:grant-type:device_code"
 
+_AROUND: Final = "\ufeff\0; \t\r\n"
+"""What servers put around JSON."""
 _MAX_TEXT: Final = 300
 _MAX_INTERVAL: Final = 300.0
 _MAX_CODE_LIFETIME: Final = 86_400.0
@@ -160,7 +162,7 @@ def about(error: str) -> About:
     return found or About.REQUEST
 
 
-_DECODER: Final = json.JSONDecoder(parse_int=float)
+_DECODER: Final = json.JSONDecoder(parse_int=float, strict=False)
 
 
 @dataclass(frozen=True, slots=True)
@@ -327,7 +329,8 @@ def _json_object(reply: Reply) -> Mapping[str, Any] | None:
     encoding = "utf-8" if body[:2] == b'{"' else json.detect_encoding(body)
     try:
         # A stray byte in a nickname, or a number of ten thousand digits, is no reason to lose the token beside it.
-        parsed = _DECODER.decode(body.decode(encoding, "surrogateescape"))
+        text = body.decode(encoding, "surrogateescape")
+        parsed = _DECODER.decode(text if text[:1] == "{" and text[-1:] == "}" else text.strip(_AROUND))
     except (ValueError, RecursionError):
         return None
     return parsed if isinstance(parsed, dict) else None
@@ -439,6 +442,15 @@ def _tokens(body: Mapping[str, Any], secrets: Iterable[Secret]) -> TokenSet | No
     )
 
 
+def _issued(body: Mapping[str, Any], secrets: Iterable[Secret]) -> AccessTokenIssued | None:
+    """The tokens, unless they stand beside an error that is one: ``"error": "none"`` is not."""
+    error = body.get("error")
+    if isinstance(error, str) and error.strip().lower() in _OAUTH_CODES:
+        return None
+    tokens = _tokens(body, secrets)
+    return None if tokens is None else AccessTokenIssued(tokens)
+
+
 def parse_poll(
     reply: Reply, request: TokenRequest
 ) -> AuthorizationPending | SlowDown | AccessTokenIssued | AccessDenied | ExpiredToken | InvalidGrant | AttemptFailed:
@@ -447,6 +459,8 @@ def parse_poll(
     body = _json_object(reply)
     if body is None:
         return _failed(reply, None, secrets)
+    if (issued := _issued(body, secrets)) is not None:
+        return issued
     match _error_code(body):
         case "authorization_pending":
             return AuthorizationPending(reply.retry_after)
@@ -460,9 +474,6 @@ def parse_poll(
             return InvalidGrant("invalid_grant", _description(body, secrets))
         case str(code) if about(code) is About.CLIENT:
             return AccessDenied(code, _description(body, secrets))
-        case None:
-            tokens = _tokens(body, secrets)
-            return AccessTokenIssued(tokens) if tokens else _failed(reply, body, secrets)
         case _:
             return _failed(reply, body, secrets)
 
@@ -479,10 +490,9 @@ def parse_refresh(
     body = _json_object(reply)
     if body is None:
         return _failed(reply, None, secrets)
+    if (issued := _issued(body, secrets)) is not None:
+        return issued
     match _error_code(body):
-        case None:
-            tokens = _tokens(body, secrets)
-            return AccessTokenIssued(tokens) if tokens else _failed(reply, body, secrets)
         case "access_denied":
             return AccessDenied("access_denied", _description(body, secrets))
         case str(code) if about(code) is About.GRANT:

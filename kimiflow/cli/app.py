@@ -19,7 +19,7 @@ _EPILOG = examples(
     heading="Begin with",
 ) + (
     "\n\n[bold]Exit codes[/bold]\n"
-    "0 done, 1 failure, 2 usage or a bad setting, 3 sign-in needed, 4 still pending, 5 server unreachable"
+    "0 done, 1 failure, 2 usage or a bad setting, 3 a person is needed, 4 still pending, 5 server unreachable"
 )
 
 

@@ -11,13 +11,11 @@ from kimiflow.cli.names import expanded
 from kimiflow.cli.running import run
 from kimiflow.cli.talk import result, result_json, say
 from kimiflow.errors import KimiFlowError
-from kimiflow.model import State
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from kimiflow.flow import KimiFlow
-    from kimiflow.status import Status
 
 __all__ = ["refresh", "token"]
 
@@ -48,16 +46,15 @@ def refresh(patterns: Sequence[str]) -> int:
 async def _refresh(flow: KimiFlow, names: Sequence[str]) -> int:
     if not names:
         found = await flow.status()
-        names = [status.account for status in found if status.holds_tokens and not _is_without_end(status)]
+        holding = [status for status in found if status.holds_tokens]
+        names = [status.account for status in holding if status.token_expires_at is not None]
+        if holding and not names:
+            say("Nothing to refresh: the tokens there are have no end.")
+            return 0
         if not names:
             say("No account holds tokens. Sign one in with: kimiflow login NAME")
             return 0
     return await _refresh_each(flow, names)
-
-
-def _is_without_end(status: Status) -> bool:
-    """Whether there is nothing to refresh, and no need to."""
-    return status.state is State.GRANTED and status.next_attempt_at is None
 
 
 async def _refresh_each(flow: KimiFlow, names: Sequence[str]) -> int:

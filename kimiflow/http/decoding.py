@@ -41,11 +41,13 @@ def _inflated(body: bytes, most: int, *, deflate: bool = False) -> bytes:
         if not deflate:
             return body
         window = -zlib.MAX_WBITS  # as many servers understand ``deflate``
-    found = bytearray()
-    inflate = zlib.decompressobj(window)
+    found, rest = bytearray(), body
     try:
-        for part in (body[:-_CHECKSUM], body[-_CHECKSUM:]):
-            found += inflate.decompress(inflate.unconsumed_tail + part, most + 1 - len(found) or 1)
+        while rest and len(found) <= most:  # gzip may come in several members (RFC 1952 §2.2)
+            inflate = zlib.decompressobj(window)
+            for part in (rest[:-_CHECKSUM], rest[-_CHECKSUM:]):
+                found += inflate.decompress(inflate.unconsumed_tail + part, most + 1 - len(found) or 1)
+            rest = inflate.unused_data
     except zlib.error:
         if not found:
             return body

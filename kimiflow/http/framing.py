@@ -7,6 +7,7 @@ headers, a blank before a colon, a length that makes no sense. Such leniency cou
 
 from __future__ import annotations
 
+import re
 from typing import Final, NamedTuple
 
 __all__ = ["BadFraming", "RawReply", "ReplyParser"]
@@ -17,6 +18,7 @@ _MAX_LINE: Final = 1024
 _NO_CHUNK: Final = -2
 _BETWEEN: Final = -1
 _HEX: Final = b"0123456789abcdefABCDEF"
+_STATUS_LINE: Final = re.compile(rb"(HTTP/[0-9](?:\.[0-9])?)([ \t]+)([0-9]{3})(?![0-9])", re.IGNORECASE)
 _TO_BLANKS: Final = bytes.maketrans(b"\r\0", b"  ")
 
 
@@ -25,11 +27,15 @@ class BadFraming(ValueError):
 
 
 class RawReply(NamedTuple):
-    """What came back; the headers as they were sent, without white space around the values."""
+    """What came back; the headers as they were sent, without white space around the values.
+
+    ``surplus`` is what came along behind a body that was as long as was said: it may be the rest of it.
+    """
 
     status: int
     headers: list[tuple[bytes, bytes]]
     body: bytes
+    surplus: bytes = b""
 
 
 class _Head(NamedTuple):
@@ -44,10 +50,12 @@ class _Head(NamedTuple):
 
 def _read_head(head: bytes) -> _Head:
     lines, odd = _lines(head)
-    version, _, rest = lines[0].partition(b" ")
-    if version not in {b"HTTP/1.1", b"HTTP/1.0"} or not rest[:3].isdigit() or rest[3:4] not in {b" ", b""}:
+    found = _STATUS_LINE.match(lines[0])
+    if found is None:
         msg = "the reply does not begin with an HTTP/1.1 status line"
         raise BadFraming(msg)
+    version, blank, status = found[1], found[2], int(found[3])
+    odd = odd or blank != b" " or version not in {b"HTTP/1.1", b"HTTP/1.0"}
     headers, encodings, lengths, options = [], [], set(), set()
     for line in lines[1:]:
         name, colon, value = line.partition(b":")
@@ -61,12 +69,14 @@ def _read_head(head: bytes) -> _Head:
         match name.lower():
             case b"content-length":
                 lengths.update(_listed(value))
+                odd = odd or b"," in value
             case b"transfer-encoding":
-                encodings += [each for each in _listed(value.lower()) if each not in {b"", b"identity"}]
+                codings = [each.partition(b";")[0].strip() for each in _listed(value.lower())]
+                encodings += [each for each in codings if each not in {b"", b"identity"}]
+                odd = odd or value.lower() != b"chunked"
             case b"connection":
                 options.update(_listed(value.lower()))
     # How long the body is, and what becomes of the connection (RFC 9112 §6.3, §9.3).
-    status = int(rest[:3])
     reusable = not odd and b"close" not in options and (version == b"HTTP/1.1" or b"keep-alive" in options)
     if status == 101:
         msg = "the server switched protocols unasked"
@@ -88,9 +98,9 @@ def _lines(head: bytes) -> tuple[list[bytes], bool]:
     """The lines, each header in one of them; and whether there is anything odd about them."""
     lines = head.split(b"\r\n")
     breaks = len(lines) - 1
-    odd = head.count(b"\n") != breaks or head.count(b"\r") != breaks or b"\0" in head
+    odd = head[:1] in {b"\r", b"\n"} or head.count(b"\n") != breaks or head.count(b"\r") != breaks or b"\0" in head
     if odd:
-        lines = [line.removesuffix(b"\r").translate(_TO_BLANKS) for line in head.split(b"\n")]
+        lines = [line.removesuffix(b"\r").translate(_TO_BLANKS) for line in head.lstrip(b"\r\n").split(b"\n")]
     if b"\n " in head or b"\n\t" in head:
         odd = True
         for at in range(len(lines) - 1, 1, -1):
@@ -146,10 +156,13 @@ class ReplyParser:
             if end < 0:
                 self._buffer += data[at:]
                 return None
+            if not data[at:end].strip():
+                self._odd, at = True, behind  # nothing yet
+                continue
             found, at = _read_head(data[at:end].removesuffix(b"\r")), behind
             if not 100 <= found.status < 200:  # else an interim reply; the real one follows
                 self._head = head = found
-        if at and head.length == len(data) - at <= self._max_body:
+        if at and head.length == len(data) - at <= self._max_body and not self._odd:
             # As nearly always: just the reply, in one piece. What follows here would say the same.
             self.reusable = head.reusable
             return RawReply(head.status, head.headers, data[at:])
@@ -157,8 +170,16 @@ class ReplyParser:
         if head.chunked and self._chunk_left == _NO_CHUNK and self._buffer and self._buffer[0] not in _HEX + b" \t\r\n":
             # Somebody on the way has taken the chunks out, and left the header that speaks of them.
             self._head = head = head._replace(chunked=False, reusable=False)
-        complete = self._take_chunks() if head.chunked else self._take_plain(head.length)
-        return self.so_far() if complete else None
+        if head.chunked:
+            return self.so_far() if self._take_chunks() else None
+        return (
+            RawReply(head.status, head.headers, bytes(self._body), self._surplus())
+            if self._take_plain(head.length)
+            else None
+        )
+
+    def _surplus(self) -> bytes:
+        return bytes(self._buffer[: max(0, self._max_body + 1 - len(self._body))])
 
     def _finish(self, *, truncated: bool = False) -> bool:
         sound = self._head is not None and self._head.reusable and not self._odd
@@ -200,14 +221,17 @@ class ReplyParser:
             if self._in_trailers:
                 if not line:
                     return self._finish()
+                self._odd = self._odd or b":" not in line
             elif self._chunk_left == 0:
                 if line:
                     msg = "a chunk of the reply is longer than it says"
                     raise BadFraming(msg)
                 self._chunk_left = _BETWEEN
             else:
-                size = line.partition(b";")[0].strip()
-                if not size or len(size) > 8 or size.strip(_HEX):
+                size = line.partition(b";")[0]
+                self._odd = self._odd or size[:1] not in _HEX
+                size = size.strip()
+                if not size or len(size.lstrip(b"0")) > 8 or size.strip(_HEX):
                     msg = "the reply has a malformed chunk size"
                     raise BadFraming(msg)
                 self._chunk_left = int(size, 16)

@@ -110,8 +110,8 @@ class Http1Transport(httpx.AsyncBaseTransport):
         stream = request.stream
         body = b"".join(stream) if isinstance(stream, httpx.ByteStream) else await request.aread()
         message = b"%b\r\n%b" % (_head(request.method, request.url, request.headers.raw), body)
-        status, headers, content = await self._exchange(_origin_of(request.url), message, None)
-        return httpx.Response(status, headers=headers, stream=httpx.ByteStream(content), request=request)
+        raw = await self._exchange(_origin_of(request.url), message, None)
+        return httpx.Response(raw.status, headers=raw.headers, stream=httpx.ByteStream(raw.body), request=request)
 
     async def exchange(self, target: Target, headers: Headers, body: bytes, *, timeout: float) -> RawReply:
         """One exchange, in ``timeout`` seconds, connecting included; raises what :meth:`handle_async_request` does.

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from kimiflow import AuthorizationExpired, SignInNeeded, State, TokenRefused
+from kimiflow import RequestFailed, SignInNeeded, State, TokenRefused
 
 if TYPE_CHECKING:
     from .signing import World
@@ -60,10 +60,29 @@ class TestATokenWithoutAnEnd:
             await endless.flow.refresh("d")
         assert await endless.flow.token("d") == token
 
-    async def test_has_ended_once_the_api_says_so(self, endless: World) -> None:
+    async def test_is_not_handed_out_for_a_while_once_the_api_refuses_it(self, endless: World) -> None:
+        """And kept: what refuses it may be a gateway's page."""
         token = await endless.flow.token("d")
-        with pytest.raises(AuthorizationExpired, match="no refresh token"):
-            await endless.flow.refresh("d", seen=token.access_token)
+        for _ in range(2):
+            with pytest.raises(SignInNeeded, match="the API refuses its access token"):
+                await endless.flow.refresh("d", seen=token.access_token)
+            with pytest.raises(SignInNeeded, match="the API refuses its access token"):
+                await endless.flow.token("d")
         (status,) = await endless.flow.status(["d"])
-        assert (status.state, status.needs_person) == (State.EXPIRED, True)
+        assert (status.state, status.next_attempt_at) == (State.GRANTED, None)
         assert endless.sandbox.log("refresh") == []
+
+
+class TestARefreshThatFails:
+    async def test_is_not_tried_as_often_as_somebody_asks(self, world: World) -> None:
+        world.sandbox.inject("expires_in/1:poll=x1")
+        world.sandbox.inject("404:refresh")
+        await world.sign_in("d")
+        await asyncio.sleep(1.1)
+        before = len(world.sandbox.log("refresh"))
+        for _ in range(4):
+            with pytest.raises(RequestFailed):
+                await asyncio.gather(*(world.flow.token("d") for _ in range(25)))
+        assert len(world.sandbox.log("refresh")) - before <= 8
+        world.sandbox.clear_faults()
+        assert (await world.flow.refresh("d")).account == "d"

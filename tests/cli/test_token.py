@@ -121,7 +121,7 @@ def test_refusals_beyond_the_tokens_end_ask_for_a_person_and_go_on(cli: Cli, san
     sandbox.inject("404:refresh")
     until(lambda: cli("token", "work").returncode == PERSON_NEEDED)
     done = cli("token", "work")
-    assert "error: the server refuses to refresh work, whose token has ended (http_404" in done.stderr
+    assert "error: the server does not refresh work, whose token has ended (http_404" in done.stderr
     assert "kimiflow login work" in done.stderr
     status = cli.status()["work"]
     assert (status["state"], status["needs_person"]) == ("refreshing", True)

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from kimiflow import events
-from kimiflow.advance import INTERRUPTED, advance, begin, local_event, needs_person
+from kimiflow.advance import INTERRUPTED, advance, begin, in_doubt, local_event, needs_person
 from kimiflow.machine import EVENTS, IllegalTransition, next_state
 from kimiflow.model import HOLDS_TOKENS, ON_ITS_WAY, RESTS, State
 from kimiflow.pacing import Pacing
@@ -288,6 +288,16 @@ class TestInDoubt:
         assert after.error_description is not None
         assert "may have held tokens" in after.error_description
 
+    def test_it_is_not_forgotten_over_the_failures_that_come_between(self) -> None:
+        authorization = step(authorization_in(State.REFRESHING), events.AttemptFailed("invalid_response"))
+        for error in ("http_503", "http_404", "invalid_client", "http_503"):
+            authorization = step(authorization, events.AttemptFailed(error, "a web page"))
+            assert in_doubt(authorization.error, authorization.error_description)
+        ended = step(authorization, events.InvalidGrant())
+        assert ended.error_description == "an earlier reply could not be read; it may have held tokens"
+        healed = step(authorization, tokens())
+        assert not in_doubt(healed.error, healed.error_description)
+
     def test_an_interrupted_poll_still_waits_its_interval(self) -> None:
         after = step(authorization_in(State.PENDING), events.AttemptFailed(INTERRUPTED), NOW + 60)
         assert after.next_attempt_at == NOW + 65.0
@@ -404,6 +414,15 @@ class TestAPersonIsNeeded:
     def test_not_where_it_passes_by_itself(self, error: str) -> None:
         failed = step(authorization_in(State.REFRESHING), events.AttemptFailed(error))
         assert not needs_person(failed, NOW + 10_000)
+
+    def test_and_go_on_to_be_whatever_comes_between(self) -> None:
+        now = NOW + 1_000.0
+        refused = step(authorization_in(State.REFRESHING), events.AttemptFailed("http_404"), now)
+        for error in ("http_503", "connection_failed", "timeout"):
+            refused = step(refused, events.AttemptFailed(error), now)
+            assert needs_person(refused, now)
+            assert refused.error == "http_404"
+            assert error in (refused.error_description or "")
 
     def test_at_once_where_this_program_is_misconfigured(self) -> None:
         assert needs_person(step(authorization_in(State.REFRESHING), events.AttemptFailed("invalid_client")), NOW)

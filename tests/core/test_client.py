@@ -281,6 +281,20 @@ ODD = {
     "a length that is no number": OK + b"Content-Length: many\r\n\r\n" + TOKENS,
     "a negative length": OK + b"Content-Length: -1\r\n\r\n" + TOKENS,
     "a body shorter than promised": OK + b"Content-Length: 9999\r\n\r\n" + TOKENS,
+    "an empty line in front": b"\r\n" + http(TOKENS),
+    "two empty lines in front": b"\r\n\r\n" + http(TOKENS),
+    "two blanks in the status line": http(TOKENS).replace(b"1.1 ", b"1.1  "),
+    "a version of its own": http(TOKENS).replace(b"HTTP/1.1", b"HTTP/2"),
+    "a version in small letters": http(TOKENS).replace(b"HTTP/1.1", b"http/1.1"),
+    "chunked with a parameter": OK + b"Transfer-Encoding: chunked;q=1\r\n\r\n" + CHUNK + b"0\r\n\r\n",
+    "a long chunk size": OK + b"Transfer-Encoding: chunked\r\n\r\n00000000" + CHUNK + b"0\r\n\r\n",
+    "gzip in two members": http(
+        gzip.compress(TOKENS[:20]) + gzip.compress(TOKENS[20:]), "200 OK", "Content-Encoding: gzip"
+    ),
+    "a zero byte behind": http(TOKENS + b"\0"),
+    "a semicolon behind": http(TOKENS + b";\n"),
+    "two marks in front": http(b"\xef\xbb\xbf" * 2 + TOKENS),
+    "a tab in a text": http(TOKENS[:-1] + b', "nickname": "a\tb"}'),
     "chunks without the last": OK + b"Transfer-Encoding: chunked\r\n\r\n" + CHUNK,
     "chunks that go wrong behind the body": OK + b"Transfer-Encoding: chunked\r\n\r\n" + CHUNK + b"zz\r\n",
     "chunks that are none": OK + b"Transfer-Encoding: chunked\r\n\r\n" + TOKENS,
@@ -293,10 +307,17 @@ ODD = {
 }
 
 
+TOO_SHORT = {
+    "a length counted in characters": OK + b"Content-Length: %d\r\n\r\n" % (len(TOKENS) - 3) + TOKENS,
+    "no length, but a body": OK + b"Content-Length: 0\r\n\r\n" + TOKENS,
+    "204 with a body": b"HTTP/1.1 204 No Content\r\n\r\n" + TOKENS,
+}
+
+
 class TestAReplyInAnOddForm:
     """It may hold the only copy of a token: what can be read is read."""
 
-    @pytest.mark.parametrize("sent", ODD.values(), ids=ODD)
+    @pytest.mark.parametrize("sent", [*ODD.values(), *TOO_SHORT.values()], ids=[*ODD, *TOO_SHORT])
     async def test_is_read(self, sent: bytes) -> None:
         event = await poll_once(answering(sent))
         assert isinstance(event, AccessTokenIssued)

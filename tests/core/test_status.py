@@ -169,7 +169,6 @@ class TestWhyThereIsNoToken:
         found = failed_attempt(failed(state, code))
         assert type(found) is errors.Misconfigured
         assert "client_id" in found.hint
-        assert "Nothing is lost" in found.hint
 
 
 def failed(state: State, code: str, now: float = NOW) -> Status:

@@ -319,6 +319,14 @@ class TestTheBodyDecidesNotTheStatus:
             assert event.tokens.access_token == Secret("new-access")
             assert event.tokens.refresh_token == Secret("new-refresh")
 
+    @pytest.mark.parametrize("nothing", ["ok", "none", "0", "success"])
+    def test_nor_is_a_word_that_is_none(self, nothing: str) -> None:
+        for key in ("error", "message"):
+            assert isinstance(polled({**TOKEN_BODY, key: nothing}), AccessTokenIssued)
+            assert isinstance(refreshed({**TOKEN_BODY, key: nothing}), AccessTokenIssued)
+        assert isinstance(refreshed({**TOKEN_BODY, "message": "invalid_token"}), AccessTokenIssued)
+        assert refreshed({**TOKEN_BODY, "error": "invalid_grant"}) == InvalidGrant()
+
     @pytest.mark.parametrize("nothing", [None, "", "  ", 0, False, [], {}])
     def test_an_empty_error_beside_a_token_is_no_error(self, nothing: object) -> None:
         assert isinstance(polled({**TOKEN_BODY, "error": nothing}), AccessTokenIssued)

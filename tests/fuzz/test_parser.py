@@ -33,11 +33,11 @@ def parsed(pieces: Iterable[bytes], *, most: int = MOST) -> Result:
             reply = parser.feed(rest.pop(0))
             if reply is not None:
                 # What is left in the pieces arrives at a connection that is not waiting for it, and ends it.
-                return "whole", *reply, parser.reusable and not any(rest)
+                return "whole", *reply[:3], parser.reusable and not any(rest)
     except BadFraming:
         return "bad", 0, [], b"", False
     so_far = parser.so_far() or (0, [], b"")
-    return "to the end" if parser.ends_with_connection else "cut short", *so_far, False
+    return "to the end" if parser.ends_with_connection else "cut short", *so_far[:3], False
 
 
 def cut(raw: bytes, at: Sequence[int]) -> list[bytes]:
