@@ -59,10 +59,12 @@ class Pacing:
     def bounded_wait(self, wait: float, now: float, ends: float | None) -> float:
         """``wait`` seconds, which a server has asked for, cut to what the code or token that ends then leaves room for.
 
-        One try is left before the end; beyond it, the longest backoff is as long as a server is obeyed.
+        A try is left before the end; beyond it, the longest backoff is as long as a server is obeyed.
         """
-        most = self.authorization_timeout if ends is None else max(ends - now - _BACKOFF_MOST, _BACKOFF_MOST)
-        return min(wait, most)
+        if ends is None:
+            return min(wait, self.authorization_timeout)
+        left = ends - now
+        return min(wait, max(left - _BACKOFF_MOST, left / 2) if left > 0 else _BACKOFF_MOST)
 
     def seldom(self, spread: float) -> float:
         """Seconds between tries that cannot succeed before a person has mended something."""

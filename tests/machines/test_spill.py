@@ -56,6 +56,22 @@ async def test_a_file_of_a_process_with_our_number_is_recovered(tmp_path: Path) 
     assert not list(tmp_path.iterdir())
 
 
+async def test_a_file_of_an_older_kimiflow_is_recovered(tmp_path: Path) -> None:
+    """It knows nothing of when a refresh token ends."""
+    store, spill = MemoryStore(), Spill(tmp_path, get_logger())
+    spill.keep([await unsaved(store)])
+    spill.close()
+    (file,) = tmp_path.glob("unsaved-*")
+    steps = json.loads(file.read_text())
+    for step in steps:
+        del step["before"]["refresh_token_expires_at"], step["after"]["refresh_token_expires_at"]
+    file.write_text(json.dumps(steps))
+    assert await recover(tmp_path, store, get_logger()) == 1
+    (snapshot,) = await store.snapshots()
+    assert snapshot.grant is not None
+    assert snapshot.grant.refresh_token_expires_at is None
+
+
 async def test_a_file_of_a_worker_that_lives_is_left_to_it(tmp_path: Path) -> None:
     """It holds the lease: to commit its step without the lease would free the row in the middle of a refresh."""
     store, spill = MemoryStore(), Spill(tmp_path, get_logger())
