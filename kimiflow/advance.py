@@ -24,7 +24,6 @@ if TYPE_CHECKING:
 __all__ = [
     "IMPORTED",
     "INTERRUPTED",
-    "IN_DOUBT",
     "OUT_OF_TIME",
     "adopt",
     "advance",
@@ -45,7 +44,7 @@ _LAST_POLL_WITHIN = 300.0
 INTERRUPTED = "interrupted"
 """The error of a refresh whose worker vanished: the request may have reached the server."""
 
-IN_DOUBT = frozenset({INTERRUPTED, "timeout", "connection_failed", "invalid_response"})
+_IN_DOUBT = frozenset({INTERRUPTED, "timeout", "connection_failed", "invalid_response"})
 """Errors of attempts that the server may have answered with tokens which nobody has read."""
 
 _NOT_READ = "an earlier reply could not be read; it may have held tokens"
@@ -99,7 +98,7 @@ def adopt(
         state=State.GRANTED,
         token_type=tokens.token_type or "Bearer",
         scope=tokens.scope,
-        token_expires_at=now + (DEFAULT_TOKEN_LIFETIME if tokens.expires_in is None else tokens.expires_in),
+        token_expires_at=_token_ends(tokens, tokens.refresh_token, now),
         token_version=1,
         access_token=tokens.access_token,
         refresh_token=tokens.refresh_token,
@@ -114,7 +113,7 @@ def is_overdue(authorization: Authorization[Any], now: float) -> bool:
 
 def in_doubt(error: str | None, description: str | None) -> bool:
     """Whether this failure, or one before it, may have cost tokens that the server has given out."""
-    return error in IN_DOUBT or any(words in (description or "") for words in (_NOT_READ, _NO_REPLY, _POLL_CUT_SHORT))
+    return error in _IN_DOUBT or _doubt_in(description) is not None
 
 
 def needs_person(authorization: Authorization[Any], now: float) -> bool:
@@ -177,20 +176,19 @@ class _Step:
         asked_for = self._asked_for(event.retry_after)
         # RFC 8628 §3.5: after a time-out polls come less often than before, not just as often.
         wait = max(wait + (self.before.interval or 0.0), asked_for)
-        after = self.before._replace(
+        error, description = event.error, event.description
+        if needs_person(self.before, self.now) and about(event.error) is About.MOMENT:
+            # That it was refused is not over because something else came between.
+            error, description = self.before.error or error, _reason(error, description)
+        return self.before._replace(
             state=self.state,
             updated_at=self.now,
             next_attempt_at=self._within_deadline(self.now + wait),
             not_before=self.now + asked_for if asked_for else None,
             attempts=attempts,
-            error=event.error,
-            error_description=_with_doubt(self.before, event.description),
+            error=error,
+            error_description=_with_doubt(self.before, description),
         )
-        if needs_person(self.before, self.now) and about(event.error) is About.MOMENT:
-            # That it was refused is not over because something else came between.
-            latest = _reason(event.error, event.description)
-            after = after._replace(error=self.before.error, error_description=_with_doubt(self.before, latest))
-        return after
 
     def code_issued(self, issued: DeviceAuthorization) -> Open:
         interval = self.pacing.first_interval(issued.interval)
@@ -209,13 +207,11 @@ class _Step:
     def tokens_issued(self, tokens: TokenSet) -> Open:
         before = self.before
         refresh_token = tokens.refresh_token or before.refresh_token
-        if refresh_token is None:
+        expires_at = _token_ends(tokens, refresh_token, self.now)
+        if refresh_token is None or expires_at is None:
             # There is nothing to do until the access token ends, if ever it does.
-            expires_at = None if tokens.expires_in is None else self.now + tokens.expires_in
-            refresh_expires_at = None
-            due = expires_at
+            refresh_expires_at, due = None, expires_at
         else:
-            expires_at = self.now + (DEFAULT_TOKEN_LIFETIME if tokens.expires_in is None else tokens.expires_in)
             refresh_expires_at = self._refresh_token_ends(tokens)
             due = self.pacing.refresh_at(self.now, min(expires_at, refresh_expires_at or expires_at), self.spread)
         return self._cleared(
@@ -280,6 +276,14 @@ class _Step:
         return self.before._replace(state=self.state, updated_at=self.now, **values)
 
 
+def _token_ends(tokens: TokenSet, refresh_token: Secret | None, now: float) -> float | None:
+    """When the access token does; ``None`` for never: nobody has said when, and nothing is there to refresh it with."""
+    lifetime = tokens.expires_in
+    if lifetime is None and refresh_token is not None:
+        lifetime = DEFAULT_TOKEN_LIFETIME
+    return None if lifetime is None else now + lifetime
+
+
 def advance(authorization: Open, event: Event, now: float, *, pacing: Pacing, spread: float) -> tuple[Open, Transition]:
     """The authorization after ``event``, and the row of history that goes with it.
 
@@ -340,9 +344,13 @@ def _with_doubt(before: Open, description: str | None) -> str | None:
 def _doubt_of(before: Open) -> str | None:
     if before.error == "invalid_response":
         return _NOT_READ
-    if before.state is State.REFRESHING and before.error in IN_DOUBT:
+    if before.state is State.REFRESHING and before.error in _IN_DOUBT:
         return _NO_REPLY
     if before.error == INTERRUPTED:
         return _POLL_CUT_SHORT
-    told = before.error_description or ""
-    return next((words for words in (_NOT_READ, _NO_REPLY, _POLL_CUT_SHORT) if words in told), None)
+    return _doubt_in(before.error_description)
+
+
+def _doubt_in(description: str | None) -> str | None:
+    """The doubt that a description has kept."""
+    return next((words for words in (_NOT_READ, _NO_REPLY, _POLL_CUT_SHORT) if words in (description or "")), None)

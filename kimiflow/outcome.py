@@ -79,11 +79,10 @@ def failed_attempt(status: Status) -> RequestFailed:
     holds_tokens = status.state in HOLDS_TOKENS
     again = f"kimiflow {'refresh' if holds_tokens else 'login'} {name}"
     if status.needs_person and about(error) is About.CLIENT:
+        kept = "Its tokens are kept. " if holds_tokens else ""
         return Misconfigured(
             f"{name} is misconfigured ({reason})",
-            hint=f"Its tokens are kept. Mend its provider's client_id, or its proxy, in the settings, then type: {again}"
-            if holds_tokens
-            else f"Mend its provider's client_id, or its proxy, in the settings, then type: {again}",
+            hint=f"{kept}Mend its provider's client_id, or its proxy, in the settings, then type: {again}",
             account=name,
         )
     if status.needs_person:

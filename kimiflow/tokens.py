@@ -39,7 +39,7 @@ class TokenSource:
         self._engine = engine
         self._cache: dict[str, tuple[Token, float, object]] = {}
         self._refused: dict[str, float] = {}
-        """When a token was last refreshed because the API had refused it, in monotonic seconds, by account id."""
+        """When the API last refused a token, which was refreshed for that where it can be; monotonic, by account id."""
 
     def cached(self, name: str) -> Token | None:
         """The token that was handed out last, where it is certain that it is still the one, and fresh.
@@ -84,11 +84,13 @@ class TokenSource:
             present = await self._open(snapshot, grant)
             if present.access_token != seen:
                 return present
+        if grant.refresh_token is None:
+            if self._usable(grant):
+                if seen is not None:
+                    self._note_refusal(snapshot)
+                raise _not_to_be_refreshed(snapshot, refused=seen is not None)
+        elif seen is not None:
             self._check_pause(snapshot)
-        if grant.refresh_token is None and self._usable(grant):
-            if seen is not None:
-                self._note_refusal(snapshot)
-            raise _not_to_be_refreshed(snapshot, refused=seen is not None)
         token = await self._refresh(snapshot, grant, timeout, at_once=seen is None, fallback=False)
         if seen is not None:
             self._note_refusal(snapshot)
@@ -107,7 +109,7 @@ class TokenSource:
 
     def _check_pause(self, snapshot: Snapshot) -> None:
         name, ago = snapshot.account.name, self._refused_ago(snapshot)
-        if ago is not None and snapshot.grant is not None and snapshot.grant.refresh_token is not None:
+        if ago is not None:
             raise TokenRefused(
                 f"the API refuses the token of {name}, which was refreshed for that {ago:.0f} s ago",
                 hint=f"Another refresh would not help. Look at the account with: kimiflow status --profile {name}",

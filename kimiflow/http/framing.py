@@ -172,14 +172,10 @@ class ReplyParser:
             self._head = head = head._replace(chunked=False, reusable=False)
         if head.chunked:
             return self.so_far() if self._take_chunks() else None
-        return (
-            RawReply(head.status, head.headers, bytes(self._body), self._surplus())
-            if self._take_plain(head.length)
-            else None
-        )
-
-    def _surplus(self) -> bytes:
-        return bytes(self._buffer[: max(0, self._max_body + 1 - len(self._body))])
+        if not self._take_plain(head.length):
+            return None
+        surplus = bytes(self._buffer[: max(0, self._max_body + 1 - len(self._body))])
+        return RawReply(head.status, head.headers, bytes(self._body), surplus)
 
     def _finish(self, *, truncated: bool = False) -> bool:
         sound = self._head is not None and self._head.reusable and not self._odd

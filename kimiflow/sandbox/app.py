@@ -50,9 +50,9 @@ def create_app(service: Service, clock: Callable[[], float], closing: asyncio.Ev
             return _page(pages.ask_for_code(str(error), typed), 404)
 
     async def decision(request: Request) -> Response:
-        form = parse_form(request.headers.get("content-type", ""), await request.body()) or {}
         if not _is_own_form(request):
             return _page(pages.ask_for_code("Nothing was decided: that came from another site."), 403)
+        form = parse_form(request.headers.get("content-type", ""), await request.body()) or {}
         typed, decided = form.get("user_code", ""), form.get("decision")
         if decided not in {"approve", "deny"}:
             return _page(pages.ask_for_code("Nothing was decided: press Approve or Deny.", typed), 400)
