@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from kimiflow.clock import Clock
     from kimiflow.events import Event
     from kimiflow.http.http1 import Headers
-    from kimiflow.model import Account
+    from kimiflow.model import Account, Authorization
     from kimiflow.provider import Provider
     from kimiflow.secret import Secret
     from kimiflow.wire import Identity, Reply, TokenRequest
@@ -74,15 +74,17 @@ class Client:
             return reply
         return wire.parse_device_authorization(reply, request)
 
-    async def poll(self, account: Account, device_code: Secret) -> Event:
+    async def poll(self, account: Account, authorization: Authorization[Secret]) -> Event:
         """RFC 8628 §3.4."""
-        request = wire.poll_request(self.provider_of(account), device_code)
+        assert authorization.device_code is not None  # noqa: S101 - a pending one has it
+        request = wire.poll_request(self.provider_of(account), authorization.device_code)
         reply = await self._exchange(account, request)
         return reply if isinstance(reply, AttemptFailed) else wire.parse_poll(reply, request)
 
-    async def refresh(self, account: Account, refresh_token: Secret) -> Event:
+    async def refresh(self, account: Account, authorization: Authorization[Secret]) -> Event:
         """RFC 6749 §6."""
-        request = wire.refresh_request(self.provider_of(account), refresh_token)
+        assert authorization.refresh_token is not None  # noqa: S101 - ``local_event`` has seen to it
+        request = wire.refresh_request(self.provider_of(account), authorization.refresh_token)
         reply = await self._exchange(account, request)
         return reply if isinstance(reply, AttemptFailed) else wire.parse_refresh(reply, request)
 

@@ -433,10 +433,8 @@ class Scheduler:
             if current.state is State.REQUESTED:
                 return await self._client.request_device_authorization(account)
             if current.state in HOLDS_TOKENS:
-                assert current.refresh_token is not None  # noqa: S101 - local_event has seen to it
-                return await self._client.refresh(account, current.refresh_token)
-            assert current.device_code is not None  # noqa: S101 - a pending row has one
-            return await self._client.poll(account, current.device_code)
+                return await self._client.refresh(account, current)
+            return await self._client.poll(account, current)
         except KimiFlowError as error:
             # The account's own settings: its provider is gone, or its proxy cannot be used.
             return AttemptFailed("misconfigured", "; ".join(filter(None, (error.message, error.hint))))

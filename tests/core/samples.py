@@ -95,6 +95,16 @@ def authorization_in(state: State, **changes: Any) -> Open:
     return made._replace(**changes)
 
 
+def polling(device_code: Secret) -> Open:
+    """A sign-in that waits for its person."""
+    return authorization_in(State.PENDING, device_code=device_code)
+
+
+def refreshing(refresh_token: Secret) -> Open:
+    """A grant whose refresh is under way."""
+    return authorization_in(State.REFRESHING, refresh_token=refresh_token)
+
+
 def reply(body: object = None, status: int = 200, **changes: Any) -> Reply:
     """A reply with ``body``: bytes as they are, anything else as JSON."""
     raw = body if isinstance(body, bytes) else b"" if body is None else json.dumps(body).encode()

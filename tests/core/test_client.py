@@ -37,7 +37,7 @@ from kimiflow.secret import Secret
 from kimiflow.wire import Identity
 
 from .raw_server import Connection, RawServer, answering, certificate, http, raw_server
-from .samples import IDENTITY, NOW, account
+from .samples import IDENTITY, NOW, account, polling, refreshing
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable
@@ -98,7 +98,7 @@ async def poll_answered_by(
 ) -> list[Any]:
     """What polls of a server that runs ``script`` become."""
     async with raw_server(script) as server, client_for(server.url, timeout=timeout) as client:
-        return [await client.poll(account(), CODE) for _ in range(polls)]
+        return [await client.poll(account(), polling(CODE)) for _ in range(polls)]
 
 
 async def poll_once(script: Callable[[Connection, RawServer], Any], *, timeout: float = 5.0) -> Any:
@@ -108,7 +108,7 @@ async def poll_once(script: Callable[[Connection, RawServer], Any], *, timeout: 
 class TestWhatIsSent:
     async def test_every_byte_of_a_poll(self) -> None:
         async with raw_server(answering(http(PENDING))) as server, client_for(server.url) as client:
-            assert await client.poll(account(), CODE) == AuthorizationPending()
+            assert await client.poll(account(), polling(CODE)) == AuthorizationPending()
         head, _, body = server.requests[0].partition(b"\r\n\r\n")
         line, *headers = head.decode("ascii").split("\r\n")
         assert line == "POST /api/oauth/token HTTP/1.1"
@@ -136,8 +136,8 @@ class TestWhatIsSent:
         script = answering(http(DEVICE), http(TOKENS), http(TOKENS))
         async with raw_server(script) as server, client_for(server.url) as client:
             assert isinstance(await client.request_device_authorization(account()), DeviceCodeIssued)
-            assert isinstance(await client.poll(account(), CODE), AccessTokenIssued)
-            assert isinstance(await client.refresh(account(), REFRESH_TOKEN), AccessTokenIssued)
+            assert isinstance(await client.poll(account(), polling(CODE)), AccessTokenIssued)
+            assert isinstance(await client.refresh(account(), refreshing(REFRESH_TOKEN)), AccessTokenIssued)
         assert [request.split(b" ", 2)[1] for request in server.requests] == [
             b"/api/oauth/device_authorization",
             b"/api/oauth/token",
@@ -150,7 +150,7 @@ class TestWhatIsSent:
             raw_server(answering(http(PENDING))) as server,
             client_for(server.url, identity=odd) as client,
         ):
-            assert await client.poll(account(device_id="d\u00e9"), CODE) == AuthorizationPending()
+            assert await client.poll(account(device_id="d\u00e9"), polling(CODE)) == AuthorizationPending()
         request = server.requests[0]
         assert b"User-Agent: kiflow/X-Evil: 1\r\n" in request
         assert b"X-Msh-Device-Name: unknown\r\n" in request
@@ -162,13 +162,13 @@ class TestWhatIsSent:
         replies = [http(PENDING)] * 4
         async with raw_server(answering(*replies)) as server, client_for(server.url) as client:
             for name in ("work", "home", "work", "away"):
-                await client.poll(account(id=name, name=name), CODE)
+                await client.poll(account(id=name, name=name), polling(CODE))
         assert (server.connections, len(server.requests)) == (1, 4)
 
     async def test_an_account_whose_provider_is_gone_says_so(self) -> None:
         async with client_for("https://auth.example") as client:
             with pytest.raises(UnknownProvider, match=r"'corp' of account work is not known"):
-                await client.poll(account(provider="corp"), CODE)
+                await client.poll(account(provider="corp"), polling(CODE))
 
 
 class TestWhatComesBack:
@@ -340,13 +340,13 @@ class TestAReplyInAnOddForm:
             await connection.hung_up()
 
         async with raw_server(script) as server, client_for(server.url, timeout=0.2) as client:
-            assert isinstance(await client.poll(account(), CODE), AccessTokenIssued)
+            assert isinstance(await client.poll(account(), polling(CODE)), AccessTokenIssued)
 
     async def test_is_read_from_behind_a_proxy_too(self) -> None:
         """httpx's own transport stands between."""
         for sent in (ODD["gzip"], ODD["a body shorter than promised"], ODD["chunks without the last"]):
             async with raw_server(answering(sent)) as server, client_for(server.url, proxy=server.url) as client:
-                assert isinstance(await client.poll(account(), CODE), AccessTokenIssued)
+                assert isinstance(await client.poll(account(), polling(CODE)), AccessTokenIssued)
 
     async def test_does_not_fill_the_memory(self) -> None:
         bomb = gzip.compress(b'{"access_token": "' + b"a" * (64 << 20) + b'"}', 1)
@@ -388,13 +388,13 @@ class TestWhenTheReplyIsBroken:
         async with raw_server(answering()) as server:
             gone = server.url
         async with client_for(gone) as client:
-            event = await client.poll(account(), CODE)
+            event = await client.poll(account(), polling(CODE))
         assert isinstance(event, AttemptFailed)
         assert (event.error, event.reached) == ("connection_failed", False)
 
     async def test_the_host_has_no_address(self) -> None:
         async with client_for("https://no-such-host.invalid") as client:
-            event = await client.poll(account(), CODE)
+            event = await client.poll(account(), polling(CODE))
         assert isinstance(event, AttemptFailed)
         assert event.error == "connection_failed"
 
@@ -406,7 +406,7 @@ class TestWhenTheReplyIsBroken:
             connection.reset()
 
         async with raw_server(script) as server, client_for(server.url) as client:
-            assert isinstance(await client.refresh(account(), REFRESH_TOKEN), AttemptFailed)
+            assert isinstance(await client.refresh(account(), refreshing(REFRESH_TOKEN)), AttemptFailed)
         assert len(server.requests) == 1
 
     async def test_what_follows_a_reply_is_not_taken_for_the_next_one(self) -> None:
@@ -470,7 +470,7 @@ class TestNothingTakesForever:
             await connection.send(http(TOKENS))
 
         async with raw_server(script) as server, client_for(server.url) as client:
-            task = asyncio.create_task(client.refresh(account(), REFRESH_TOKEN))
+            task = asyncio.create_task(client.refresh(account(), refreshing(REFRESH_TOKEN)))
             await waiting.wait()
             for _ in range(3):
                 task.cancel()
@@ -490,7 +490,7 @@ class TestNothingTakesForever:
             await connection.hung_up()
 
         async with raw_server(script) as server, client_for(server.url, timeout=0.2) as client:
-            task = asyncio.create_task(client.refresh(account(), REFRESH_TOKEN))
+            task = asyncio.create_task(client.refresh(account(), refreshing(REFRESH_TOKEN)))
             await waiting.wait()
             task.cancel()
             event = await task
@@ -499,7 +499,7 @@ class TestNothingTakesForever:
 
     async def test_to_be_cancelled_before_anything_has_left_is_to_stop_at_once(self) -> None:
         async with client_for("http://127.0.0.1:9") as client:
-            task = asyncio.create_task(client.refresh(account(), REFRESH_TOKEN))
+            task = asyncio.create_task(client.refresh(account(), refreshing(REFRESH_TOKEN)))
             task.cancel()
             with pytest.raises(asyncio.CancelledError):
                 await task
@@ -529,10 +529,10 @@ class TestABodyOfManyMiB:
                 written += len(self.PIECE)
 
         async with raw_server(script) as server, client_for(server.url) as client:
-            await client.poll(account(), CODE)  # so that only the exchange itself is measured
+            await client.poll(account(), polling(CODE))  # so that only the exchange itself is measured
             tracemalloc.start()
             try:
-                event = await client.poll(account(), CODE)
+                event = await client.poll(account(), polling(CODE))
                 _, peak = tracemalloc.get_traced_memory()
             finally:
                 tracemalloc.stop()
@@ -556,7 +556,7 @@ def signed(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, ssl.SSLConte
 class TestTLS:
     async def test_a_certificate_that_nobody_vouches_for_is_refused(self, signed: tuple[Path, ssl.SSLContext]) -> None:
         async with raw_server(answering(http(TOKENS)), signed[1]) as server, client_for(server.url) as client:
-            event = await client.poll(account(), CODE)
+            event = await client.poll(account(), polling(CODE))
         assert isinstance(event, AttemptFailed)
         assert (event.error, event.reached) == ("connection_failed", False)
         assert "certificate" in (event.description or "").lower()
@@ -567,7 +567,7 @@ class TestTLS:
     ) -> None:
         monkeypatch.setenv("SSL_CERT_FILE", str(signed[0]))
         async with raw_server(answering(http(TOKENS)), signed[1]) as server, client_for(server.url) as client:
-            assert isinstance(await client.poll(account(), CODE), AccessTokenIssued)
+            assert isinstance(await client.poll(account(), polling(CODE)), AccessTokenIssued)
 
     async def test_through_a_proxy_the_tunnel_hides_the_request(
         self, signed: tuple[Path, ssl.SSLContext], monkeypatch: pytest.MonkeyPatch
@@ -578,7 +578,7 @@ class TestTLS:
             raw_server(tunnel) as proxy,
             client_for(server.url, proxy=proxy.url) as client,
         ):
-            assert isinstance(await client.poll(account(), CODE), AccessTokenIssued)
+            assert isinstance(await client.poll(account(), polling(CODE)), AccessTokenIssued)
         (seen,) = proxy.requests
         assert seen.startswith(b"CONNECT 127.0.0.1:%d HTTP/1.1\r\n" % server.port)
         assert b"the-device-code" not in seen
@@ -589,7 +589,7 @@ class TestTLS:
             raw_server(tunnel) as proxy,
             client_for(server.url, proxy=proxy.url) as client,
         ):
-            event = await client.poll(account(), CODE)
+            event = await client.poll(account(), polling(CODE))
         assert isinstance(event, AttemptFailed)
         assert server.requests == []
 
@@ -628,7 +628,7 @@ class TestProxies:
 
     async def poll_through(self, mine: str | None, *, proxy: str | None = None, url: str = NOWHERE) -> Any:
         async with client_for(url, proxy=proxy) as client:
-            return await client.poll(account(proxy=mine), CODE)
+            return await client.poll(account(proxy=mine), polling(CODE))
 
     async def test_an_accounts_own(self) -> None:
         async with (
@@ -737,7 +737,7 @@ class TestProxies:
             raw_server(script) as proxy,
             client_for(self.NOWHERE, timeout=0.2, proxy=proxy.url) as client,
         ):
-            event = await client.poll(account(), CODE)
+            event = await client.poll(account(), polling(CODE))
         assert isinstance(event, AttemptFailed)
         assert event.error == "timeout"
 
@@ -770,7 +770,7 @@ class TestWhateverATransportRaises:
             transport_for=transport_for,
             clock=StoppedClock(),
         )
-        return await client.refresh(account(), REFRESH_TOKEN)
+        return await client.refresh(account(), refreshing(REFRESH_TOKEN))
 
     @pytest.mark.parametrize(
         ("error", "code"),

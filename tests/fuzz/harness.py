@@ -21,6 +21,7 @@ from kimiflow.model import Account
 from kimiflow.provider import Provider
 from kimiflow.secret import Secret
 from kimiflow.wire import Identity
+from tests.core.samples import polling, refreshing
 
 from .replies import Ending, Reply, draw
 
@@ -179,9 +180,9 @@ class Fuzz:
             if method == "device":
                 event: events.Event = await client.request_device_authorization(who)
             elif method == "poll":
-                event = await client.poll(who, Secret(secret))
+                event = await client.poll(who, polling(Secret(secret)))
             else:
-                event = await client.refresh(who, Secret(secret))
+                event = await client.refresh(who, refreshing(Secret(secret)))
         except Exception as error:
             raise Broken(f"{where}: raised {error!r} for {self._reply(number)!r:.600}") from error
         self.counts[type(event).__name__] += 1

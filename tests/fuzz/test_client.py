@@ -18,6 +18,7 @@ import pytest
 from kimiflow.events import AccessTokenIssued, AttemptFailed, AuthorizationPending
 from kimiflow.http.transports import Transports
 from kimiflow.secret import Secret
+from tests.core.samples import polling, refreshing
 
 from .harness import Connection, Fuzz, account, client_of, serving
 
@@ -27,6 +28,7 @@ if TYPE_CHECKING:
     from kimiflow.client import Client
 
 CASES = int(os.environ.get("KIMIFLOW_FUZZ_CASES", "2000"))
+
 SECRET = Secret("the-secret")
 MIB = 1 << 20
 
@@ -107,7 +109,7 @@ async def test_a_reply_without_end_costs_little(flood: str) -> None:
         tracemalloc.start()
         try:
             started = time.monotonic()
-            assert isinstance(await client.poll(account("1"), SECRET), AttemptFailed)
+            assert isinstance(await client.poll(account("1"), polling(SECRET)), AttemptFailed)
             took = time.monotonic() - started
             _, peak = tracemalloc.get_traced_memory()
         finally:
@@ -143,7 +145,7 @@ async def test_a_mebibyte_made_to_be_hard_to_read(body: bytes) -> None:
         tracemalloc.start()
         started = time.process_time()
         try:
-            event = await client.poll(account("1"), SECRET)
+            event = await client.poll(account("1"), polling(SECRET))
             _, peak = tracemalloc.get_traced_memory()
         finally:
             worked = time.process_time() - started
@@ -165,7 +167,7 @@ async def test_a_body_that_drips_in_ends_in_time_and_without_haste(pause: float)
 
     async with facing(script, timeout=1.0) as client:
         started, worked = time.monotonic(), time.process_time()
-        event = await client.poll(account("1"), SECRET)
+        event = await client.poll(account("1"), polling(SECRET))
         took, worked = time.monotonic() - started, time.process_time() - worked
     assert isinstance(event, AttemptFailed)
     assert event.error == "timeout"
@@ -192,7 +194,7 @@ async def test_what_follows_a_reply_unasked_is_nobodys(when: str) -> None:
 
     async with facing(script, timeout=5.0) as client:
         for _ in range(3):
-            event = await client.refresh(account("1"), SECRET)
+            event = await client.refresh(account("1"), refreshing(SECRET))
             assert isinstance(event, AccessTokenIssued)
             # Each time on a connection of its own, as its first.
             assert event.tokens.access_token.reveal() == "asked-for-1"
@@ -235,9 +237,9 @@ async def test_what_arrives_unasked_while_the_process_stands_still_is_nobodys() 
     transports = Transports()
     async with elsewhere(script) as url:
         client = client_of(url, transports, timeout=5.0)
-        assert isinstance(await client.refresh(account("1"), SECRET), AccessTokenIssued)
+        assert isinstance(await client.refresh(account("1"), refreshing(SECRET)), AccessTokenIssued)
         said.wait(30)  # this thread stands still, and meanwhile bytes arrive
-        event = await client.refresh(account("2"), SECRET)
+        event = await client.refresh(account("2"), refreshing(SECRET))
         assert isinstance(event, AccessTokenIssued)
         assert event.tokens.access_token.reveal() == "asked-for-1"
         await transports.aclose()
@@ -258,7 +260,7 @@ async def test_a_reply_that_came_while_the_process_stood_still_is_read() -> None
     timeout, transports = 1.0, Transports()
     async with elsewhere(script) as url:
         client = client_of(url, transports, timeout=timeout)
-        request = asyncio.create_task(client.refresh(account("1"), SECRET))
+        request = asyncio.create_task(client.refresh(account("1"), refreshing(SECRET)))
         while not arrived.is_set():
             await asyncio.sleep(0.005)
         replied.wait(30)
@@ -276,7 +278,7 @@ async def test_a_reply_before_its_request_is_no_reply() -> None:
 
     async with facing(script, timeout=0.5) as client:
         for number in range(5):
-            event = await client.poll(account(str(number)), SECRET)
+            event = await client.poll(account(str(number)), polling(SECRET))
             # Whether the bytes are there before the request has left is a matter of microseconds.
             assert isinstance(event, (AttemptFailed, AccessTokenIssued))
 
@@ -295,7 +297,7 @@ async def test_a_redirect_is_never_followed(status: int, path: str) -> None:
             )
 
     async with facing(script, timeout=5.0) as client:
-        event = await client.refresh(account("1"), SECRET)
+        event = await client.refresh(account("1"), refreshing(SECRET))
     assert isinstance(event, AttemptFailed)
     assert requests == [b"POST /api/oauth/token HTTP/1.1"]
 
@@ -309,4 +311,4 @@ async def test_interim_replies_before_the_real_one() -> None:
             await connection.send(b"HTTP/1.1 400 Bad Request\r\nContent-Length: %d\r\n\r\n" % len(body) + body)
 
     async with facing(script, timeout=10.0) as client:
-        assert await client.poll(account("1"), SECRET) == AuthorizationPending()
+        assert await client.poll(account("1"), polling(SECRET)) == AuthorizationPending()
