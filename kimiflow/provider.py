@@ -7,14 +7,16 @@ from ipaddress import ip_address
 from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
-from kimiflow.errors import InvalidSetting, UnknownProvider
+from kimiflow.errors import InvalidSetting, UnknownProvider, UsageError
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-__all__ = ["BUILT_IN", "Provider", "checked_url", "find_provider", "is_loopback", "on_host"]
+__all__ = ["BUILT_IN", "Provider", "checked_url", "find_provider", "is_loopback", "on_host", "origin_of"]
 
 KIMI_CLIENT_ID = "17e5f671-d194-4dfb-9706-5516cb48c098"
+
+_DEFAULT_PORTS = {"http": 80, "https": 443, "ws": 80, "wss": 443}
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,6 +29,11 @@ class Provider:
     client_id: str
     scope: str | None = None
     api_base: str | None = None
+
+    @property
+    def origin(self) -> str:
+        """The origin of the token endpoint; see :func:`origin_of`."""
+        return origin_of(self.token_endpoint)
 
 
 def _kimi(name: str, top_level_domain: str) -> Provider:
@@ -78,6 +85,46 @@ def checked_url(key: str, value: str) -> str:
             hint="Use an https:// URL.",
         )
     return value
+
+
+def origin_of(url: str) -> str:
+    """Scheme, host and port of an absolute URL (RFC 6454 §4), so written that equal origins are equal strings.
+
+    ``scheme://host[:port]``: lower case, a host in its ASCII form and without the dot at its end, an IPv6 address
+    compressed and in brackets, no port where it is the scheme's default. User, path and query play no part.
+
+    :raises UsageError: where ``url`` has no scheme or host, or none that can be used.
+    """
+    try:
+        parts = urlsplit(url)
+        scheme, port = parts.scheme, parts.port
+        host = _normal_host(parts.hostname or "")
+    except ValueError:
+        scheme, host, port = "", "", None
+    if not scheme or not host:
+        shown = "a URL" if "@" in url else repr(url)
+        raise UsageError(f"{shown} has no origin; an absolute URL is needed", hint='Such as "https://api.example".')
+    suffix = "" if port in {None, _DEFAULT_PORTS.get(scheme)} else f":{port}"
+    return f"{scheme}://{host}{suffix}"
+
+
+def _normal_host(host: str) -> str:
+    """The one spelling of a host; empty where there is none. ``ValueError`` where it cannot be spelled in ASCII."""
+    if not host.isascii():
+        # Only where it is needed: httpx takes long to load. It has the last word on what a name is in ASCII, because it
+        # is what sends the requests; the codec of the standard library has another (older) rule.
+        import httpx  # noqa: PLC0415
+
+        try:
+            host = httpx.URL(scheme="https", host=host).raw_host.decode("ascii")
+        except httpx.InvalidURL as error:
+            raise ValueError(host) from error
+    host = host.removesuffix(".")
+    try:
+        address = ip_address(host)
+    except ValueError:
+        return host
+    return f"[{address}]" if address.version == 6 else str(address)
 
 
 def on_host(provider: Provider, host_url: str) -> Provider:

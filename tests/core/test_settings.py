@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from kimiflow.errors import InvalidSetting, UnknownProvider
-from kimiflow.provider import BUILT_IN, checked_url, find_provider, is_loopback
+from kimiflow.errors import InvalidSetting, UnknownProvider, UsageError
+from kimiflow.provider import BUILT_IN, checked_url, find_provider, is_loopback, origin_of
 from kimiflow.settings import Settings, default_home, load_settings
 
 SECRET = "hunter2hunter2"
@@ -405,3 +405,67 @@ class TestURLs:
         assert not is_loopback(None)
         assert not is_loopback("")
         assert not is_loopback("localhost.example")
+
+
+class TestOrigins:
+    @pytest.mark.parametrize(
+        ("url", "origin"),
+        [
+            ("https://api.example", "https://api.example"),
+            ("https://api.example/coding/v1?a=b#c", "https://api.example"),
+            ("HTTPS://API.Example/", "https://api.example"),
+            ("https://api.example:443/", "https://api.example"),
+            ("https://api.example:", "https://api.example"),
+            ("http://localhost:80/", "http://localhost"),
+            ("https://api.example:80/", "https://api.example:80"),
+            ("http://api.example:443/", "http://api.example:443"),
+            ("https://api.example:8443/", "https://api.example:8443"),
+            ("https://api.example.", "https://api.example"),
+            ("https://api.example.:443/", "https://api.example"),
+            ("https://me:hunter2@api.example/", "https://api.example"),
+            ("https://api.example@evil.example/", "https://evil.example"),
+            ("https://127.0.0.1:8080/", "https://127.0.0.1:8080"),
+            ("https://[::1]:8080/", "https://[::1]:8080"),
+            ("https://[2001:DB8:0:0::0001]:443", "https://[2001:db8::1]"),
+            ("https://münchen.example/", "https://xn--mnchen-3ya.example"),
+            ("https://MÜNCHEN.example/", "https://xn--mnchen-3ya.example"),
+            ("https://xn--mnchen-3ya.example", "https://xn--mnchen-3ya.example"),
+            ("https://straße.example", "https://xn--strae-oqa.example"),
+            ("https://münchen。example", "https://xn--mnchen-3ya.example"),
+            ("wss://api.example:443/live", "wss://api.example"),
+        ],
+    )
+    def test_equal_ones_are_equal_strings(self, url: str, origin: str) -> None:
+        assert origin_of(url) == origin
+        assert origin_of(origin) == origin
+
+    @pytest.mark.parametrize(
+        ("one", "other"),
+        [
+            ("https://api.example", "http://api.example"),
+            ("https://api.example", "https://api.example:8443"),
+            ("https://api.example", "https://www.api.example"),
+            ("https://api.example", "https://api.example.evil.example"),
+            ("https://straße.example", "https://strasse.example"),
+            ("https://127.0.0.1", "https://localhost"),
+        ],
+    )
+    def test_others_are_others(self, one: str, other: str) -> None:
+        assert origin_of(one) != origin_of(other)
+
+    @pytest.mark.parametrize(
+        "url",
+        ["", "/coding", "api.example", "//api.example", "https:///coding", "https://.", "https://:443",
+         "https://api.example:99999", "https://api.example:no", "https://[::1", "https://\u2764\ufe0f\u200d.example"],
+    )  # fmt: skip
+    def test_what_has_none_is_refused(self, url: str) -> None:
+        with pytest.raises(UsageError, match="has no origin"):
+            origin_of(url)
+
+    def test_no_password_is_told(self) -> None:
+        with pytest.raises(UsageError) as caught:
+            origin_of(f"https://me:{SECRET}@api.example:99999")
+        assert SECRET not in str(caught.value)
+
+    def test_a_providers_is_that_of_its_token_endpoint(self) -> None:
+        assert BUILT_IN["kimi"].origin == "https://auth.kimi.com"
