@@ -74,10 +74,12 @@ def begin(authorization_id: str, account_id: str, now: float) -> tuple[Open, Tra
         verification_uri=None,
         verification_uri_complete=None,
         code_expires_at=None,
+        origin=None,
         token_type=None,
         scope=None,
         token_expires_at=None,
         refresh_token_expires_at=None,
+        refresh_token_digest=None,
         token_version=0,
         device_code=None,
         access_token=None,
@@ -87,18 +89,22 @@ def begin(authorization_id: str, account_id: str, now: float) -> tuple[Open, Tra
 
 
 def adopt(
-    authorization_id: str, account_id: str, tokens: TokenSet, now: float, detail: str | None = None
+    authorization_id: str, account_id: str, tokens: TokenSet, now: float, *, origin: str, detail: str | None = None
 ) -> tuple[Open, Transition]:
     """An authorization that was granted elsewhere, due for a refresh at once, and the first row of its history.
+
+    ``origin`` is that of the token endpoint that issued ``tokens``.
 
     The refresh shows whether the tokens are still good, and rotates them away from whoever had them before.
     """
     fresh, _ = begin(authorization_id, account_id, now)
     authorization = fresh._replace(
         state=State.GRANTED,
+        origin=origin,
         token_type=tokens.token_type or "Bearer",
         scope=tokens.scope,
         token_expires_at=_token_ends(tokens, tokens.refresh_token, now),
+        refresh_token_digest=None if tokens.refresh_token is None else tokens.refresh_token.digest(),
         token_version=1,
         access_token=tokens.access_token,
         refresh_token=tokens.refresh_token,
@@ -145,7 +151,8 @@ def local_event(authorization: Open, now: float) -> Event | None:
             if waits or now >= (authorization.code_expires_at or now) + _LAST_POLL_WITHIN:
                 return OUT_OF_TIME
         case State.REFRESHING if authorization.refresh_token is None:
-            return events.InvalidGrant("no_refresh_token", "the server issued no refresh token")
+            why = authorization.error_description or "the server issued no refresh token"
+            return events.InvalidGrant(authorization.error or "no_refresh_token", why)
         case State.GRANTED:
             return events.RefreshDue()
         case _:
@@ -200,6 +207,7 @@ class _Step:
             verification_uri=issued.verification_uri,
             verification_uri_complete=issued.verification_uri_complete,
             code_expires_at=deadline,
+            origin=issued.origin,
             device_code=issued.device_code,
             token_version=self.before.token_version + 1,
         )
@@ -224,6 +232,7 @@ class _Step:
             device_code=None,
             access_token=tokens.access_token,
             refresh_token=refresh_token,
+            refresh_token_digest=None if refresh_token is None else refresh_token.digest(),
             token_type=tokens.token_type or before.token_type or "Bearer",
             scope=tokens.scope or before.scope,
             token_expires_at=expires_at,
@@ -233,7 +242,11 @@ class _Step:
 
     def refreshing(self) -> Open:
         # Due again at once: should this worker vanish, only its lease stands between the row and the next one.
-        return self._cleared(next_attempt_at=self.now)
+        after = self._cleared(next_attempt_at=self.now)
+        if self.before.refresh_token is None:
+            # Why it has none is what its end will say.
+            return after._replace(error=self.before.error, error_description=self.before.error_description)
+        return after
 
     def settled(self, error: str, description: str | None) -> Open:
         return self._cleared(
@@ -243,6 +256,7 @@ class _Step:
             device_code=None,
             access_token=None,
             refresh_token=None,
+            refresh_token_digest=None,
         )
 
     def renewed(self) -> Open:

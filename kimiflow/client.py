@@ -7,18 +7,19 @@ whole exchange by one time-out, so that a body that drips in cannot outlast a le
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING, Protocol
 
 import httpx
 
 from kimiflow import wire
-from kimiflow.events import AttemptFailed
+from kimiflow.events import AttemptFailed, DeviceCodeIssued
 from kimiflow.http.deadline import within
 from kimiflow.http.decoding import decoded
 from kimiflow.http.framing import RawReply
 from kimiflow.http.http1 import CutOff, Http1Transport, OutOfTime, Target, Unfinished
 from kimiflow.http.network import in_words
-from kimiflow.provider import find_provider
+from kimiflow.provider import check_origin, find_provider, issuer_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -68,25 +69,45 @@ class Client:
 
     async def request_device_authorization(self, account: Account) -> Event:
         """RFC 8628 §3.1."""
-        request = wire.device_authorization_request(self.provider_of(account))
+        provider = self.provider_of(account)
+        request = wire.device_authorization_request(provider)
         reply = await self._exchange(account, request)
         if isinstance(reply, AttemptFailed):
             return reply
-        return wire.parse_device_authorization(reply, request)
+        event = wire.parse_device_authorization(reply, request)
+        if isinstance(event, DeviceCodeIssued):
+            return DeviceCodeIssued(replace(event.device_authorization, origin=provider.origin))
+        return event
 
     async def poll(self, account: Account, authorization: Authorization[Secret]) -> Event:
-        """RFC 8628 §3.4."""
+        """RFC 8628 §3.4.
+
+        :raises UsageError: where its provider is gone, or is not where its device code came from; nothing was sent.
+        """
         assert authorization.device_code is not None  # noqa: S101 - a pending one has it
-        request = wire.poll_request(self.provider_of(account), authorization.device_code)
+        request = wire.poll_request(self._issuer_of(account, authorization), authorization.device_code)
         reply = await self._exchange(account, request)
         return reply if isinstance(reply, AttemptFailed) else wire.parse_poll(reply, request)
 
     async def refresh(self, account: Account, authorization: Authorization[Secret]) -> Event:
-        """RFC 6749 §6."""
+        """RFC 6749 §6.
+
+        :raises UsageError: where its provider is gone, or is not where its tokens came from; nothing was sent.
+        """
         assert authorization.refresh_token is not None  # noqa: S101 - ``local_event`` has seen to it
-        request = wire.refresh_request(self.provider_of(account), authorization.refresh_token)
+        request = wire.refresh_request(self._issuer_of(account, authorization), authorization.refresh_token)
         reply = await self._exchange(account, request)
         return reply if isinstance(reply, AttemptFailed) else wire.parse_refresh(reply, request)
+
+    def _issuer_of(self, account: Account, authorization: Authorization[Secret]) -> Provider:
+        """The provider, where it is still the one that issued the secrets of ``authorization``.
+
+        :raises UnknownProvider: where it is no longer configured.
+        :raises InvalidSetting: where it is somewhere else now; the secrets are not for that server.
+        """
+        provider = self.provider_of(account)
+        check_origin(provider, issuer_of(provider, authorization.origin), account.name)
+        return provider
 
     async def _exchange(self, account: Account, request: TokenRequest) -> Reply | AttemptFailed:
         try:

@@ -107,14 +107,15 @@ class AttemptFailed:
 
     No connection, a time-out, 5xx, 429, a body that is no OAuth reply; on a refresh, an OAuth error about this client.
     ``error`` is a short code (``connection_failed``, ``timeout``, ``http_503``, ``invalid_response``,
-    ``interrupted``, or the OAuth code); ``retry_after`` is in seconds; ``reached`` tells whether the server answered.
+    ``interrupted``, or the OAuth code); ``retry_after`` is in seconds; ``reached`` tells whether the server answered,
+    ``None`` where nothing was sent.
     """
 
     name: ClassVar[str] = "attempt_failed"
     error: str
     description: str | None = None
     retry_after: float | None = None
-    reached: bool = True
+    reached: bool | None = True
 
 
 Event: TypeAlias = (

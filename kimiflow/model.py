@@ -108,6 +108,8 @@ class DeviceAuthorization:
     verification_uri_complete: str | None
     expires_in: float
     interval: float
+    origin: str | None = None
+    """Of the token endpoint that the code is for. No field of the response: whoever asked knows it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -151,12 +153,17 @@ class Authorization(NamedTuple, Generic[S]):
     verification_uri: str | None
     verification_uri_complete: str | None
     code_expires_at: float | None
+    origin: str | None
+    """Scheme, host and port of the token endpoint that issued its secrets, which go there alone. ``None`` before there
+    are any, and in a row of an older kimiflow: then it is where its provider usually is."""
     token_type: str | None
     scope: str | None
     token_expires_at: float | None
     """``None`` also for a token without an end: one that came with neither a lifetime nor a refresh token."""
     refresh_token_expires_at: float | None
     """``None`` where the server does not say."""
+    refresh_token_digest: str | None
+    """Equal for equal refresh tokens, and tells nothing else of them; ``None`` also in a row of an older kimiflow."""
     token_version: int
     """Counts how often device code or tokens were replaced: equal numbers mean the same secrets."""
     device_code: S | None

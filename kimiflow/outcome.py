@@ -16,7 +16,7 @@ from kimiflow.errors import (
     StillPending,
 )
 from kimiflow.model import HOLDS_TOKENS, State
-from kimiflow.wire import About, about
+from kimiflow.wire import MISCONFIGURED, About, about
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -80,9 +80,15 @@ def failed_attempt(status: Status) -> RequestFailed:
     again = f"kimiflow {'refresh' if holds_tokens else 'login'} {name}"
     if status.needs_person and about(error) is About.CLIENT:
         kept = "Its tokens are kept. " if holds_tokens else ""
+        if error == MISCONFIGURED:
+            return Misconfigured(
+                description or f"{name} is misconfigured",
+                hint=f"{kept}Nothing was sent. Once that is mended: {again}",
+                account=name,
+            )
         return Misconfigured(
             f"{name} is misconfigured ({reason})",
-            hint=f"{kept}Mend its provider's client_id, or its proxy, in the settings, then type: {again}",
+            hint=f"{kept}Mend its provider's client_id in the settings, then type: {again}",
             account=name,
         )
     if status.needs_person:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from functools import lru_cache
 from ipaddress import ip_address
 from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
@@ -12,7 +13,17 @@ from kimiflow.errors import InvalidSetting, UnknownProvider, UsageError
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-__all__ = ["BUILT_IN", "Provider", "checked_url", "find_provider", "is_loopback", "on_host", "origin_of"]
+__all__ = [
+    "BUILT_IN",
+    "Provider",
+    "check_origin",
+    "checked_url",
+    "find_provider",
+    "is_loopback",
+    "issuer_of",
+    "on_host",
+    "origin_of",
+]
 
 KIMI_CLIENT_ID = "17e5f671-d194-4dfb-9706-5516cb48c098"
 
@@ -21,7 +32,11 @@ _DEFAULT_PORTS = {"http": 80, "https": 443, "ws": 80, "wss": 443}
 
 @dataclass(frozen=True, slots=True)
 class Provider:
-    """One authorization server and the API behind it. URLs are absolute; ``scope`` may be ``None``."""
+    """One authorization server and the API behind it. URLs are absolute; ``scope`` may be ``None``.
+
+    ``usual_origin`` is that of the token endpoint as it is built in or stands in config.toml, where a setting that is
+    not there for good has moved it; ``placed_by`` is the setting that says where it is now, if any does.
+    """
 
     name: str
     device_authorization_endpoint: str
@@ -29,6 +44,8 @@ class Provider:
     client_id: str
     scope: str | None = None
     api_base: str | None = None
+    usual_origin: str | None = None
+    placed_by: str | None = None
 
     @property
     def origin(self) -> str:
@@ -87,6 +104,7 @@ def checked_url(key: str, value: str) -> str:
     return value
 
 
+@lru_cache(maxsize=256)
 def origin_of(url: str) -> str:
     """Scheme, host and port of an absolute URL (RFC 6454 §4), so written that equal origins are equal strings.
 
@@ -125,6 +143,37 @@ def _normal_host(host: str) -> str:
     except ValueError:
         return host
     return f"[{address}]" if address.version == 6 else str(address)
+
+
+def issuer_of(provider: Provider, noted: str | None) -> str:
+    """The origin that issued secrets of ``provider``: the one that was noted with them, or where it usually is.
+
+    :raises UsageError: where what was noted is no URL.
+    """
+    return origin_of(noted) if noted else provider.usual_origin or provider.origin
+
+
+def check_origin(provider: Provider, issuer: str, account: str) -> None:
+    """Sees to it that secrets which ``issuer`` has issued go nowhere else.
+
+    :raises InvalidSetting: naming both hosts, what has moved the provider, and what to do.
+    """
+    asked = provider.origin
+    if issuer == asked:
+        return
+    by = provider.placed_by
+    now = f"{by} says {asked}" if by else f"its provider {provider.name} is at {asked}"
+    if by is not None and not by.endswith("OAUTH_HOST"):
+        mend = f"Correct {by}"
+    elif by is not None and provider.usual_origin == issuer:
+        mend = f"Unset {by}"
+    else:
+        mend = f"Set {by or 'KIMIFLOW_OAUTH_HOST'}={issuer} again"
+    raise InvalidSetting(
+        f"{account} was signed in at {issuer}, but {now}; its secrets were not sent there",
+        hint=f"{mend}; where the server itself has moved: kimiflow set {account} --origin {asked}",
+        account=account,
+    )
 
 
 def on_host(provider: Provider, host_url: str) -> Provider:

@@ -19,10 +19,12 @@ from kimiflow.errors import KimiFlowError, StoreUnavailable, VaultError
 from kimiflow.events import AttemptFailed, RefreshDue
 from kimiflow.finishing import begin
 from kimiflow.model import HOLDS_TOKENS, State
+from kimiflow.provider import issuer_of
 from kimiflow.scheduling.committer import Committer
 from kimiflow.scheduling.hosts import Hosts
 from kimiflow.scheduling.lanes import Lanes
 from kimiflow.stores.base import Outcome, Step
+from kimiflow.wire import MISCONFIGURED
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Coroutine, Mapping, Sequence
@@ -31,7 +33,7 @@ if TYPE_CHECKING:
 
     from kimiflow.client import Client
     from kimiflow.events import Event
-    from kimiflow.model import Authorization, Transition
+    from kimiflow.model import Account, Authorization, Transition
     from kimiflow.pacing import Pacing
     from kimiflow.provider import Provider
     from kimiflow.scheduling.limits import Limits
@@ -103,6 +105,7 @@ class Scheduler:
         self._on_step = on_step
         self._debug = logging.getLogger("kimiflow").isEnabledFor(logging.DEBUG)
         self._committer = Committer(store, log, keep=keep)
+        self._providers = providers
         self._hosts = Hosts(providers, limits)
         self._others_again_at = 0.0
         """While a host is busy, when to look whether there is something to do for others, in monotonic seconds."""
@@ -287,8 +290,14 @@ class Scheduler:
                 # Nothing is changed: the row comes up again when its lease is over, perhaps with the right key.
                 self._log.error("secret_not_opened", account=claim.account.name, reason=error.message)
                 continue
-            works.append(_Work(claim, opened, opened, lease_ends, probe=probe))
+            works.append(_Work(claim, opened, self._with_origin(claim.account, opened), lease_ends, probe=probe))
         return works
+
+    def _with_origin(self, account: Account, opened: Authorization[Secret]) -> Authorization[Secret]:
+        """Has a row of an older kimiflow note from now on who issued its secrets."""
+        if opened.origin is None and opened.state is not State.REQUESTED and account.provider in self._providers:
+            return opened._replace(origin=issuer_of(self._providers[account.provider], None))
+        return opened
 
     def _prepare(self, works: Sequence[_Work]) -> None:
         """Does what needs no server, commits what must be committed before a request, and sends the rest off."""
@@ -347,7 +356,7 @@ class Scheduler:
         self._committer.hand_in(step, partial(self._committed, work))
 
     def _committed(self, work: _Work, outcome: Outcome) -> None:
-        if outcome in {Outcome.COMMITTED, Outcome.MERGED}:
+        if outcome.is_written:
             self._report(work)
         self._on_step(work.claim.account.id)
         if outcome is Outcome.COMMITTED and work.wants_request:
@@ -420,6 +429,8 @@ class Scheduler:
         return left >= self._limits.request_timeout + self._limits.margin and self._is_wanted(work)
 
     def _note_health(self, host: str, event: Event) -> None:
+        if isinstance(event, AttemptFailed) and event.reached is None:
+            return
         if isinstance(event, AttemptFailed) and not event.reached:
             if self._hosts.silent(host, self._clock.monotonic(), self._draw()):
                 self._log.warning("host_unreachable", host=host, reason=event.description)
@@ -436,8 +447,8 @@ class Scheduler:
                 return await self._client.refresh(account, current)
             return await self._client.poll(account, current)
         except KimiFlowError as error:
-            # The account's own settings: its provider is gone, or its proxy cannot be used.
-            return AttemptFailed("misconfigured", "; ".join(filter(None, (error.message, error.hint))))
+            # The account's own settings: its provider is gone, or is elsewhere now, or its proxy cannot be used.
+            return AttemptFailed(MISCONFIGURED, "; ".join(filter(None, (error.message, error.hint))), reached=None)
 
     def _report(self, work: _Work) -> None:
         before = work.claim.authorization

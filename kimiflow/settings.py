@@ -15,15 +15,16 @@ from pydantic import (
     BeforeValidator,
     ConfigDict,
     Field,
+    PrivateAttr,
     SecretStr,
     ValidationError,
 )
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict, SettingsError
 
-from kimiflow.errors import InvalidSetting
+from kimiflow.errors import InvalidSetting, UsageError
 from kimiflow.http.proxies import checked_proxy
 from kimiflow.pacing import Pacing
-from kimiflow.provider import BUILT_IN, Provider, checked_url, on_host
+from kimiflow.provider import BUILT_IN, Provider, checked_url, on_host, origin_of
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -32,6 +33,8 @@ __all__ = ["ProviderSettings", "Settings", "load_settings", "without_settings"]
 
 _PREFIX = "KIMIFLOW_"
 _ALSO_OAUTH_HOST = ("KIMI_CODE_OAUTH_HOST", "KIMI_OAUTH_HOST")
+_PLACING = ("oauth_host", "providers")
+"""Keys that say where an authorization server is."""
 _SECRET_KEYS = frozenset({"key", "proxy", "database_url"})
 _ALLOWED = {
     "poll_interval_floor": "a number of seconds from 0.05 to 3600",
@@ -129,6 +132,10 @@ class Settings(BaseSettings):
     log_level: Annotated[Literal["debug", "info", "warning", "error"], BeforeValidator(_lower)] = "info"
     log_format: Annotated[Literal["console", "json"], BeforeValidator(_lower)] = "console"
     providers: dict[str, ProviderSettings] = Field(default_factory=dict)
+    _usual_origins: dict[str, str] = PrivateAttr(default_factory=lambda: {p.name: p.origin for p in BUILT_IN.values()})
+    """Of the token endpoints, by provider, as built in or in the file, whatever the environment says."""
+    _not_from_the_file: dict[str, str] = PrivateAttr(default_factory=lambda: {key: key for key in _PLACING})
+    """Those of the keys ``oauth_host`` and ``providers`` that were set elsewhere, and where."""
 
     @property
     def pacing(self) -> Pacing:
@@ -153,18 +160,42 @@ class Settings(BaseSettings):
         """The built-in providers, moved to ``oauth_host`` and ``api_base`` where those are set, and the configured ones."""
         found = dict(BUILT_IN)
         if self.oauth_host is not None:
-            found = {name: on_host(provider, self.oauth_host) for name, provider in found.items()}
+            by = self._not_from_the_file.get("oauth_host") or f"oauth_host in {self.home / 'config.toml'}"
+            found = {
+                name: replace(on_host(provider, self.oauth_host), placed_by=by) for name, provider in found.items()
+            }
         if self.api_base is not None:
             found = {name: replace(each, api_base=self.api_base.rstrip("/")) for name, each in found.items()}
         for name, p in self.providers.items():
             base = None if p.api_base is None else p.api_base.rstrip("/")
-            found[name] = replace(Provider(name=name, **p.model_dump()), api_base=base)
-        return found
+            by = self._not_from_the_file.get("providers") or f"[providers.{name}] in {self.home / 'config.toml'}"
+            found[name] = Provider(name=name, **p.model_dump() | {"api_base": base, "placed_by": by})
+        usual = self._usual_origins
+        return {
+            name: each if usual.get(name, each.origin) == each.origin else replace(each, usual_origin=usual[name])
+            for name, each in found.items()
+        }
 
 
 def default_home() -> Path:
     """Where kimiflow keeps its files unless ``KIMIFLOW_HOME`` says otherwise."""
     return platformdirs.user_data_path("kimiflow", appauthor=False)
+
+
+def _usual_origins(file: Path, table: Mapping[str, Any]) -> dict[str, str]:
+    """Where the token endpoints are as built in or configured in the file.
+
+    :raises InvalidSetting: where that has a value that cannot be used, though another hides it now.
+    """
+    host, configured = table.get("oauth_host"), table.get("providers", {})
+    try:
+        origins = {name: each.origin if host is None else origin_of(host) for name, each in BUILT_IN.items()}
+        return origins | {name: origin_of(each["token_endpoint"]) for name, each in configured.items()}
+    except (UsageError, AttributeError, KeyError, TypeError):
+        raise InvalidSetting(
+            f"oauth_host, or the token_endpoint of a provider, cannot be used in {file}",
+            hint="Such as https://auth.example, and https://auth.example/token. Correct the file.",
+        ) from None
 
 
 def without_settings(environment: Mapping[str, str]) -> dict[str, str]:
@@ -208,6 +239,9 @@ def load_settings(**overrides: object) -> Settings:
     except SettingsError:
         raise InvalidSetting(f"{_PREFIX}PROVIDERS is not JSON", hint=f"Providers are set up in {file}.") from None
     _check(loaded, file, table)
+    elsewhere = {key: key if key in overrides else _variable(key) for key in _PLACING}
+    loaded._not_from_the_file = {key: where for key, where in elsewhere.items() if where}  # noqa: SLF001 - its own
+    loaded._usual_origins = _usual_origins(file, table)  # noqa: SLF001 - its own
     return loaded
 
 

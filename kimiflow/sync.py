@@ -65,6 +65,10 @@ class Accounts:
         """See :meth:`kimiflow.accounts.Accounts.rename`."""
         self._run(lambda: self._accounts.rename(old, new))
 
+    def set_origin(self, names: Iterable[str], url: str) -> None:
+        """See :meth:`kimiflow.accounts.Accounts.set_origin`."""
+        self._run(lambda: self._accounts.set_origin(names, url))
+
 
 class KimiFlow:
     """The synchronous twin of :class:`kimiflow.flow.KimiFlow`, for any number of threads at once.

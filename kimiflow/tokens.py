@@ -11,6 +11,7 @@ from kimiflow.model import State
 from kimiflow.neighbours.handover import HANDING_OVER, cut_short
 from kimiflow.outcome import failed_attempt, no_grant
 from kimiflow.status import Token, status_of
+from kimiflow.stores.base import SHARED
 
 if TYPE_CHECKING:
     from kimiflow.engine import Engine
@@ -210,8 +211,11 @@ def _not_to_be_refreshed(snapshot: Snapshot, *, refused: bool) -> SignInNeeded:
     """Why there is no other token. The present one is kept: what refuses it may be a gateway, and pass."""
     name = snapshot.account.name
     what = "the API refuses its access token" if refused else "its access token still works"
+    grant = snapshot.grant
+    shared = grant is not None and grant.error == SHARED
+    why = f"{name}: {grant.error_description}" if grant and shared else f"the server gave {name} no refresh token"
     return SignInNeeded(
-        f"the server gave {name} no refresh token; {what}",
+        f"{why}; {what}",
         hint=f"For a new one: kimiflow login --force {name}",
         account=name,
     )

@@ -42,6 +42,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "MAX_BODY",
+    "MISCONFIGURED",
     "About",
     "Identity",
     "Reply",
@@ -137,13 +138,15 @@ _ALIASES: Final = {
     "invalid device code": "invalid_grant",
 }
 _OAUTH_CODES: Final = _ABOUT.keys() | _ALIASES.keys()
+MISCONFIGURED: Final = "misconfigured"
+"""The error of an attempt for which nothing was sent: the account's own settings do not allow it."""
 _NO_CODE_AT_ALL: Final = {
     # What kimiflow says where there is no code, or no reply.
     "connection_failed": About.MOMENT,
     "interrupted": About.MOMENT,
     "timeout": About.MOMENT,
     "invalid_response": About.REQUEST,
-    "misconfigured": About.CLIENT,
+    MISCONFIGURED: About.CLIENT,
 }
 _OF_THE_MOMENT: Final = frozenset({408, 425, 429})
 _FINAL_AT_THE_START: Final = frozenset({"access_denied", "invalid_request", "invalid_scope"})

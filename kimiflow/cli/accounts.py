@@ -1,4 +1,4 @@
-"""``kimiflow disable``, ``enable``, ``rename`` and ``label``."""
+"""``kimiflow disable``, ``enable``, ``rename``, ``label`` and ``set``."""
 
 from __future__ import annotations
 
@@ -7,13 +7,14 @@ from typing import TYPE_CHECKING
 from kimiflow.cli.names import expanded
 from kimiflow.cli.running import run
 from kimiflow.cli.talk import result
+from kimiflow.provider import origin_of
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from kimiflow.flow import KimiFlow
 
-__all__ = ["label", "rename", "set_disabled"]
+__all__ = ["label", "rename", "set_disabled", "set_origin"]
 
 
 def set_disabled(patterns: Sequence[str], *, disabled: bool) -> int:
@@ -35,6 +36,19 @@ def rename(old: str, new: str) -> int:
     async def body(flow: KimiFlow) -> int:
         await flow.accounts.rename(old, new)
         result(f"{old}: now {new}")
+        return 0
+
+    return run(body)
+
+
+def set_origin(patterns: Sequence[str], url: str) -> int:
+    """Runs ``kimiflow set``; returns the exit code."""
+
+    async def body(flow: KimiFlow) -> int:
+        names = await expanded(flow, patterns)
+        await flow.accounts.set_origin(names, url)
+        for name in names:
+            result(f"{name}: its secrets go to {origin_of(url)} from now on")
         return 0
 
     return run(body)

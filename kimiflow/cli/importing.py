@@ -21,7 +21,7 @@ from kimiflow.formats.base import Unusable
 from kimiflow.formats.looking import Verdict, look_into, usual_places
 from kimiflow.http.proxies import checked_proxy
 from kimiflow.neighbours.moving import Residents
-from kimiflow.provider import find_provider
+from kimiflow.provider import checked_url, find_provider, issuer_of
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -48,6 +48,7 @@ class Wish:
     name: str | None
     provider: str | None
     proxy: str | None
+    origin: str | None
     take_over: bool
     dry_run: bool
     as_json: bool
@@ -92,6 +93,8 @@ def import_(wish: Wish) -> int:
         raise KimiFlowError(f"there are no credentials of Kimi in {', '.join(map(str, places))}")
     if wish.proxy is not None:
         checked_proxy("--proxy", wish.proxy, may_hold_password=False)
+    if wish.origin is not None:
+        checked_url("--origin", wish.origin)
     if wish.name is not None and sum(found.credential is not None for found in founds) > 1:
         raise UsageError("--name is for one account, and there are several", hint="Name the one file.")
 
@@ -196,7 +199,12 @@ class _Plan:
     def _problem(self, credential: Credential, provider: str) -> str | None:
         """Why no account can be made with this provider and proxy; ``None`` where one can."""
         try:
-            find_provider(self._settings.all_providers(), provider)
+            found = find_provider(self._settings.all_providers(), provider)
+            if (issuer := issuer_of(found, self._wish.origin)) != found.origin:
+                return (
+                    f"it comes from {issuer}, but {found.placed_by or provider} is at {found.origin}; nothing was sent. "
+                    f"Where it was issued there, say: --origin {found.origin}"
+                )
             if self._wish.proxy is None and credential.proxy is not None:
                 # Whether it could be used if it were not for a password is the first question.
                 checked_proxy("its proxy", credential.proxy, may_hold_password=True)
@@ -254,7 +262,8 @@ class _Import:
                 credential,
                 provider=plan.provider_of(credential),
                 proxy=self._wish.proxy or credential.proxy,
-                origin=f"{form}: {shown(fate.found.path)}",
+                origin=self._wish.origin,
+                source=f"{form}: {shown(fate.found.path)}",
             )
         except KimiFlowError as error:
             return replace(fate, outcome="failed", line=error.message, account=None, code=FAILURE)

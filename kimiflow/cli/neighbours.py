@@ -73,6 +73,14 @@ def import_(
         str | None,
         typer.Option(metavar="URL", help="Reach the server through this proxy. With a password: env:VARIABLE."),
     ] = None,
+    origin: Annotated[
+        str | None,
+        typer.Option(
+            metavar="URL",
+            help="The server that issued them, where that is another than the provider's usual one.",
+            show_default=False,
+        ),
+    ] = None,
     take_over: Annotated[
         bool,
         typer.Option(
@@ -92,7 +100,7 @@ def import_(
     from kimiflow.cli.importing import Wish
     from kimiflow.cli.importing import import_ as work
 
-    return work(Wish(paths or [], name, provider, proxy, take_over=take_over, dry_run=dry_run, as_json=as_json))
+    return work(Wish(paths or [], name, provider, proxy, origin, take_over=take_over, dry_run=dry_run, as_json=as_json))
 
 
 def export(

@@ -31,6 +31,7 @@ def register(app: typer.Typer) -> None:
         "kimiflow label 'team-*' shared",
         "kimiflow label work                    takes its label away",
     )
+    add(app, set_, "kimiflow set work --origin https://auth.example", name="set")
     key = typer.Typer(
         help="Look after the key that the secrets are sealed with.",
         rich_markup_mode="rich",
@@ -92,6 +93,27 @@ def label(
     from kimiflow.cli.accounts import label as work
 
     return work([name], text)
+
+
+def set_(
+    names: Patterns,
+    origin: Annotated[
+        str,
+        typer.Option(
+            metavar="URL",
+            help="Where the server is now that has signed them in: scheme, host and port.",
+            show_default=False,
+        ),
+    ],
+) -> int:
+    """Say that the authorization server of accounts has moved.
+
+    Their codes and refresh tokens go to the server that issued them and nowhere else, whatever the settings say. Where
+    that server itself has another address now, say so here, and only then.
+    """
+    from kimiflow.cli.accounts import set_origin
+
+    return set_origin(names, origin)
 
 
 def key_check(as_json: Json = False) -> int:

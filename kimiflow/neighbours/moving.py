@@ -21,7 +21,7 @@ from kimiflow.errors import UsageError
 from kimiflow.http.proxies import checked_proxy
 from kimiflow.model import Account, TokenSet, valid_account_name
 from kimiflow.neighbours.handover import Handover, grant_of
-from kimiflow.provider import find_provider
+from kimiflow.provider import find_provider, issuer_of
 from kimiflow.stores.base import Beginning, Snapshot
 
 if TYPE_CHECKING:
@@ -114,17 +114,26 @@ class Moving:
         return Residents.of(await self._engine.store.snapshots())
 
     async def adopt(
-        self, name: str, credential: Credential, *, provider: str, proxy: str | None = None, origin: str | None = None
+        self,
+        name: str,
+        credential: Credential,
+        *,
+        provider: str,
+        proxy: str | None = None,
+        origin: str | None = None,
+        source: str | None = None,
     ) -> None:
         """Commits a grant that was made elsewhere, as ``name``, due for a refresh; sends nothing.
 
-        :param origin: where it came from, for the history.
+        :param origin: the server that issued it, by its URL; the refresh token goes there alone. Where it is not
+            given, where the provider usually is, whatever the environment says.
+        :param source: where it came from, for the history.
         :raises UsageError: where the account has no room for it, or somebody here has it already.
         :raises InvalidAccountName: and the other errors of a value that is not allowed; then nothing was written.
         """
         engine, store = self._engine, self._engine.store
         valid_account_name(name)
-        find_provider(engine.providers, provider)
+        issuer = issuer_of(find_provider(engine.providers, provider), origin)
         if proxy is not None:
             checked_proxy("the proxy", proxy, may_hold_password=False)
         vault = await engine.vault()
@@ -151,7 +160,7 @@ class Moving:
             expires_in=min(max(0.0, (credential.expires_at or now) - now), _LONGEST_LIFE),
         )
         row_id = authorization_id_of(credential.refresh_token)
-        authorization, history = advance.adopt(row_id, account.id, tokens, now, origin)
+        authorization, history = advance.adopt(row_id, account.id, tokens, now, origin=issuer, detail=source)
         [begun] = await store.begin([Beginning(vault.seal_authorization(authorization), history)])
         if not begun:
             residents = await self.residents()

@@ -189,7 +189,9 @@ class Committer:
         if outcome is Outcome.COMMITTED:
             return
         account = step.claim.account.name
-        if outcome is Outcome.MERGED:
+        if outcome is Outcome.SHARED:
+            self._log.warning("refresh_token_shared", account=account, state=step.authorization.state.value)
+        elif outcome is Outcome.MERGED:
             self._log.warning("tokens_merged_late", account=account)
         elif step.brings_tokens:
             self._log.error("tokens_arrived_too_late", account=account, outcome=outcome.value)

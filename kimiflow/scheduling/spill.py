@@ -31,7 +31,7 @@ __all__ = ["Spill", "commit_of_the_dead", "kept_aside", "recover"]
 
 _PATTERN = "unsaved-*.json"
 _LOCKS = os.name != "nt"
-_ADDED_LATER: dict[str, Any] = {"refresh_token_expires_at": None}
+_ADDED_LATER: dict[str, Any] = {"refresh_token_expires_at": None, "origin": None, "refresh_token_digest": None}
 """Fields that a file of an older kimiflow does not have."""
 
 
@@ -110,7 +110,7 @@ async def recover(folder: Path, store: Store, log: FilteringBoundLogger) -> int:
             # The others of the file were written, and will be told from this one when it is tried again.
             log.error("unsaved_refused", file=str(path), reason=error.message)  # noqa: TRY400 - the reason is enough
             continue
-        kept = sum(outcome in {Outcome.COMMITTED, Outcome.MERGED} for outcome in outcomes)
+        kept = sum(outcome.is_written for outcome in outcomes)
         log.warning("unsaved_recovered", file=str(path), steps=len(steps), written=kept)
         count += len(steps)
     return count

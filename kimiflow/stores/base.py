@@ -48,6 +48,7 @@ if TYPE_CHECKING:
 __all__ = [
     "HANDED_OVER",
     "REPLACED",
+    "SHARED",
     "SIGNED_OUT",
     "Amendment",
     "Beginning",
@@ -67,6 +68,9 @@ REPLACED: Final = "replaced"
 
 HANDED_OVER: Final = "handed_over"
 """The history's word for an authorization that was deleted because its refresh token belongs to another tool now."""
+
+SHARED: Final = "shared_refresh_token"
+"""The error of a grant that came with the refresh token of another account, and is kept without it."""
 
 SIGNED_OUT: Final = "signed_out"
 """The history's word for an authorization that a sign-out deleted."""
@@ -123,10 +127,17 @@ class Outcome(Enum):
     COMMITTED = "committed"
     MERGED = "merged"
     """The lease was lost, but the tokens were still newer than the row's, and are in it now."""
+    SHARED = "shared"
+    """Written, but for the refresh token: a grant of another account holds the very same one, and goes on using it."""
     LOST = "lost"
     """Another worker holds or has advanced the row; nothing was written."""
     GONE = "gone"
     """The row was deleted, by a sign-out or by a newer grant; nothing was written."""
+
+    @property
+    def is_written(self) -> bool:
+        """Whether the step is in the store."""
+        return self not in {Outcome.LOST, Outcome.GONE}
 
 
 @dataclass(frozen=True, slots=True)
@@ -316,6 +327,10 @@ class Store(Protocol):
           are written, the lease is ended, the generation goes up: ``MERGED``.
         - The row exists, but neither holds: ``LOST``.
         - There is no such row: ``GONE``.
+
+        A step whose refresh token a grant of another account holds is written without it, as
+        :func:`~kimiflow.stores.fence.disowned` has it: ``SHARED`` for ``COMMITTED`` and ``MERGED``. Of two
+        such steps of one call the first has it. Two calls at the same moment may miss each other.
 
         A step that is written and :attr:`~Step.replaces` deletes every other authorization of the account in the
         same commit, with a row of history each (``replaced``) after the step's own.

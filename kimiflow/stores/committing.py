@@ -15,7 +15,7 @@ import sqlalchemy as sa
 from kimiflow.stores import fence
 from kimiflow.stores.base import Outcome
 from kimiflow.stores.bulk import Bulk, Words, given
-from kimiflow.stores.plan import CommitPlan, Row, to_look_at
+from kimiflow.stores.plan import CommitPlan, Row, brought_digest, to_look_at
 from kimiflow.stores.rows import (
     AUTHORIZATION,
     CHANGING,
@@ -52,8 +52,8 @@ _FENCE = (
 )
 
 
-class _Overtaken(Exception):
-    """Not all of the claims stand any more."""
+class _NotStraight(Exception):
+    """Not all of the claims stand any more, or somebody else holds a refresh token that came."""
 
 
 class Committing:
@@ -72,7 +72,7 @@ class Committing:
         if (batch := _Straight.of(steps)) is not None:
             try:
                 await self._database.at_once(lambda transaction: self._write_straight(transaction, batch))
-            except _Overtaken:
+            except _NotStraight:
                 pass
             else:
                 return [Outcome.COMMITTED] * len(steps)
@@ -82,13 +82,17 @@ class Committing:
 
     def _write_straight(self, transaction: Transaction, batch: _Straight) -> None:
         statements = self._statements
+        if batch.brought:
+            holders = transaction.run(statements.holders, {"digests": self._listed(batch.brought)})
+            if any(batch.brought[digest] != account_id for digest, account_id, _ in holders):
+                raise _NotStraight
         if self._locks_rows:
             # In one order for the whole batch; neither statement promises one, and there are two of them.
             transaction.run(statements.lock, {"ids": self._listed([row[0] for row in (*batch.pace, *batch.whole)])})
         written = transaction.write(statements.stand_pace, batch.pace)
         written += transaction.write(statements.stand_whole, batch.whole)
         if written < len(batch.pace) + len(batch.whole):
-            raise _Overtaken
+            raise _NotStraight
         transaction.write(statements.add_history, batch.history)
 
     def _write_planned(self, transaction: Transaction, steps: Sequence[Step]) -> list[Outcome]:
@@ -106,7 +110,9 @@ class Committing:
         if suspects := to_look_at(steps, rows):
             whole = transaction.run(statements.authorizations, {"ids": self._listed(suspects)})
             stored = {row[0]: to_authorization(row) for row in whole}
-        plan = CommitPlan.of(steps, rows.values(), stored)
+        brought = {digest for step in steps if (digest := brought_digest(step)) is not None}
+        holders = transaction.run(statements.holders, {"digests": self._listed(brought)}) if brought else ()
+        plan = CommitPlan.of(steps, rows.values(), stored, holders)
         if plan.deletions:
             transaction.run(statements.delete, {"ids": self._listed(plan.deletions)})
         updates = [
@@ -127,6 +133,8 @@ class _Straight:
         """Steps that change no more than when the next one is due, and why: nearly every poll."""
         self.whole: list[tuple[Any, ...]] = []
         self.history: list[tuple[Any, ...]] = []
+        self.brought: dict[str, str] = {}
+        """The accounts by the digests of the refresh tokens that come."""
 
     @classmethod
     def of(cls, steps: Sequence[Step]) -> _Straight | None:
@@ -138,6 +146,10 @@ class _Straight:
             if step.ends or step.replaces:
                 return None
             claim, after = step.claim, step.authorization
+            if (digest := brought_digest(step)) is not None:
+                if digest in batch.brought:
+                    return None
+                batch.brought[digest] = after.account_id
             fenced = (after.id, claim.owner, claim.generation, fence.keeps_lease(step))
             if differs_in_pace(claim.authorization, after):
                 batch.pace.append((*fenced, *values_of_pace(after)))
@@ -174,6 +186,12 @@ class _Statements:
         self.fences = Words.of(fences.where(ids), dialect)
         self.fences_and_beside = Words.of(fences.where(sa.or_(ids, of_accounts)), dialect)
         self.authorizations = Words.of(sa.select(*AUTHORIZATION).where(ids), dialect)
+        self.holders = Words.of(
+            sa.select(_A.refresh_token_digest, _A.account_id, accounts.c.name)
+            .join(accounts, accounts.c.id == _A.account_id)
+            .where(one_of(_A.refresh_token_digest, "digests")),
+            dialect,
+        )
         self.delete = Words.of(sa.delete(authorizations).where(ids), dialect)
 
     def _stand(self, names: Collection[str]) -> Bulk:

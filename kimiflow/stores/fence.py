@@ -6,10 +6,11 @@ and writes what they say.
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING, NamedTuple
 
 from kimiflow.model import HOLDS_TOKENS, ON_ITS_WAY, RESTS, Authorization, Sealed, State, Transition
-from kimiflow.stores.base import REPLACED, SIGNED_OUT, Outcome
+from kimiflow.stores.base import REPLACED, SHARED, SIGNED_OUT, Outcome
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -18,6 +19,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "Fence",
+    "disowned",
     "keeps_lease",
     "looks_written",
     "may_amend",
@@ -88,6 +90,26 @@ def _was_written(step: Step, row: Fence, stored: Authorization[Sealed]) -> Outco
         if row.lease_owner is None or still_held:
             return Outcome.COMMITTED
     return None
+
+
+def disowned(step: Step, holder: str) -> Step:
+    """``step`` without the refresh token that it brings, because the account ``holder`` has a grant with the same one.
+
+    A refresh token has one user. A grant that had another one keeps that: who gave out one token twice may still honour it.
+    """
+    before, after = step.claim.authorization, step.authorization
+    kept = before.refresh_token is not None
+    after = after._replace(
+        refresh_token=before.refresh_token,
+        refresh_token_digest=before.refresh_token_digest,
+        refresh_token_expires_at=before.refresh_token_expires_at,
+        next_attempt_at=after.next_attempt_at if kept else after.token_expires_at,
+        error=SHARED,
+        error_description=f"the server gave it the refresh token of {holder}, which {holder} keeps",
+    )
+    *earlier, last = step.history
+    told = replace(last, detail=f"{last.detail or ''}; {after.error_description}".removeprefix("; "))
+    return replace(step, authorization=after, history=(*earlier, told))
 
 
 def keeps_lease(step: Step) -> bool:

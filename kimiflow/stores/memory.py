@@ -15,6 +15,7 @@ from kimiflow.stores import fence
 from kimiflow.stores.base import Claim, Holding, Lease, Outcome, Snapshot
 from kimiflow.stores.due import DueQueue
 from kimiflow.stores.fence import Fence
+from kimiflow.stores.plan import brought_digest
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterator, Sequence
@@ -53,6 +54,8 @@ class MemoryStore:
         self._rows: dict[str, _Row] = {}
         self._rows_of: defaultdict[str, dict[str, _Row]] = defaultdict(dict)
         self._on_their_way: set[str] = set()
+        self._holding: defaultdict[str, set[str]] = defaultdict(set)
+        """Ids of rows by the digests of their refresh tokens."""
         self._history: defaultdict[str, list[Transition]] = defaultdict(list)
         # The same of all accounts: cursor, account id, authorization id, transition.
         self._recorded: list[tuple[int, str, str, Transition]] = []
@@ -195,6 +198,10 @@ class MemoryStore:
         outcome, writes = fence.verdict(step, row.fence, row.authorization)
         if not writes:
             return outcome
+        told = outcome
+        if (holder := self._other_holder(step)) is not None:
+            step, told = fence.disowned(step, holder), Outcome.SHARED
+            after = step.authorization
         if step.ends:
             self._delete(row)
             self._record(after.account_id, after.id, *step.history)
@@ -213,7 +220,16 @@ class MemoryStore:
                     self._delete(other)
                     replaced = fence.replaced(other.authorization.state, step)
                     self._record(after.account_id, other.authorization.id, replaced)
-        return outcome
+        return told
+
+    def _other_holder(self, step: Step) -> str | None:
+        """The account with a grant that holds the refresh token which ``step`` brings."""
+        digest = brought_digest(step)
+        if digest is None:
+            return None
+        holders = {self._rows[row_id].authorization.account_id for row_id in self._holding.get(digest, ())}
+        others = sorted(self._accounts[each].name for each in holders - {step.authorization.account_id})
+        return others[0] if others else None
 
     async def hasten(self, tokens_seen: Sequence[tuple[str, int]], now: float) -> None:
         """See :meth:`Store.hasten`."""
@@ -416,6 +432,7 @@ class MemoryStore:
         lease_owner: str | None,
         claimable_at: float | None,
     ) -> None:
+        self._note_digest(row, authorization.refresh_token_digest)
         row.authorization, row.lease_owner, row.claimable_at = authorization, lease_owner, claimable_at
         provider = self._accounts[authorization.account_id].provider
         self._due[provider].put(authorization.id, claimable_at)
@@ -426,7 +443,17 @@ class MemoryStore:
             self._on_their_way.discard(authorization.id)
         self._tell()
 
+    def _note_digest(self, row: _Row, digest: str | None) -> None:
+        before, row_id = row.authorization.refresh_token_digest, row.authorization.id
+        if before is not None and before != digest:
+            self._holding[before].discard(row_id)
+            if not self._holding[before]:
+                del self._holding[before]
+        if digest is not None:
+            self._holding[digest].add(row_id)
+
     def _delete(self, row: _Row) -> None:
+        self._note_digest(row, None)
         row_id, account_id = row.authorization.id, row.authorization.account_id
         provider = self._accounts[account_id].provider
         self._due[provider].put(row_id, None)

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from kimiflow.model import Authorization, Sealed, State, Transition
     from kimiflow.stores.base import Step
 
-__all__ = ["CommitPlan", "Row", "to_look_at"]
+__all__ = ["CommitPlan", "Row", "brought_digest", "to_look_at"]
 
 
 @dataclass(slots=True)
@@ -52,15 +52,25 @@ class CommitPlan:
     history: list[tuple[str, str, Transition]] = field(default_factory=list)
 
     @classmethod
-    def of(cls, steps: Sequence[Step], rows: Iterable[Row], stored: Mapping[str, Authorization[Sealed]]) -> CommitPlan:
+    def of(
+        cls,
+        steps: Sequence[Step],
+        rows: Iterable[Row],
+        stored: Mapping[str, Authorization[Sealed]],
+        holders: Iterable[Sequence[str]] = (),
+    ) -> CommitPlan:
         """The plan for ``steps``.
 
         :param rows: those that the steps are about, and all of the accounts whose other grants they replace.
         :param stored: what is stored at the ids that :func:`to_look_at` names.
+        :param holders: who holds a refresh token that the steps bring: its digest, the account's id and its name.
         """
         plan = cls()
         known: dict[str, Row] = {}
         beside: defaultdict[str, list[Row]] = defaultdict(list)
+        holding: defaultdict[str, list[tuple[str, str]]] = defaultdict(list)
+        for held, account_id, name in holders:
+            holding[held].append((account_id, name))
         for row in rows:
             known[row.id] = row
             beside[row.account_id].append(row)
@@ -70,7 +80,14 @@ class CommitPlan:
                 plan.outcomes.append(Outcome.GONE)
                 continue
             outcome, writes = fence.verdict(step, found.fence, found.after or stored.get(found.id))
-            plan.outcomes.append(outcome)
+            told = outcome
+            if writes and (digest := brought_digest(step)) is not None:
+                others = sorted(name for account, name in holding[digest] if account != found.account_id)
+                if others:
+                    step, told = fence.disowned(step, others[0]), Outcome.SHARED  # noqa: PLW2901
+                else:
+                    holding[digest].append((found.account_id, step.claim.account.name))
+            plan.outcomes.append(told)
             if writes and step.ends:
                 del known[found.id]
                 plan._end(step, found)
@@ -104,6 +121,11 @@ class CommitPlan:
         self.updates.pop(other.id, None)
         self.deletions.append(other.id)
         self.history.append((other.account_id, other.id, fence.replaced(other.state, step)))
+
+
+def brought_digest(step: Step) -> str | None:
+    """The digest of the refresh token that ``step`` brings; ``None`` where it brings none."""
+    return step.authorization.refresh_token_digest if step.brings_tokens else None
 
 
 def to_look_at(steps: Iterable[Step], rows: Mapping[str, Row]) -> list[str]:

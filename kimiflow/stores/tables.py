@@ -76,10 +76,12 @@ authorizations: Final = sa.Table(
     sa.Column("verification_uri", sa.Text),
     sa.Column("verification_uri_complete", sa.Text),
     sa.Column("code_expires_at", sa.Double),
+    sa.Column("origin", sa.Text),
     sa.Column("token_type", sa.Text),
     sa.Column("scope", sa.Text),
     sa.Column("token_expires_at", sa.Double),
     sa.Column("refresh_token_expires_at", sa.Double),
+    sa.Column("refresh_token_digest", sa.Text),
     sa.Column("token_version", sa.Integer, nullable=False),
     sa.Column("device_code", sa.Text),
     sa.Column("access_token", sa.Text),
@@ -92,6 +94,8 @@ authorizations: Final = sa.Table(
     sa.CheckConstraint(_state_in(frozenset(State)), name="ck_authorizations_state"),
     sa.Index("ix_authorizations_account_id", "account_id"),
     sa.Index("ix_authorizations_claimable_at", "claimable_at"),
+    # For the question whether another account holds a refresh token already, before it is written.
+    sa.Index("ix_authorizations_refresh_token_digest", "refresh_token_digest"),
     # For the codes that are over while no server can be asked: then everything is due, and little may be taken.
     sa.Index(
         "ix_authorizations_code_expires_at",

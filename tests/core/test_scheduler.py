@@ -113,7 +113,12 @@ class Bench:
     async def grant(self, count: int, provider: str = "kimi", first: int = 0) -> None:
         """Accounts that are signed in already, and due for a refresh."""
         tokens = TokenSet(Secret("a"), Secret("r"), None, None, 900.0)
-        await self._begin(count, provider, first, lambda row, account, now: advance.adopt(row, account, tokens, now))
+        await self._begin(
+            count,
+            provider,
+            first,
+            lambda row, account, now: advance.adopt(row, account, tokens, now, origin=BUILT_IN[provider].origin),
+        )
 
     async def _begin(self, count: int, provider: str, first: int, make: Callable[[str, str, float], Any]) -> None:
         now = self.machine.now()

@@ -57,12 +57,13 @@ def house(
     root.mkdir()
     (tmp_path / "home").mkdir()
     shutil.copy(empty_database, tmp_path / "home")
+    # Not in the environment: files of other tools are of the provider's usual server, wherever a variable points.
+    (tmp_path / "home/config.toml").write_text(f'oauth_host = "{sandbox.url}"\n')
     monkeypatch.setattr(app, "build", cache(app.build))  # a quarter of a short command, and the same each time
     settings = {
         "HOME": str(root),
         "USERPROFILE": str(root),
         "KIMIFLOW_HOME": str(tmp_path / "home"),
-        "KIMIFLOW_OAUTH_HOST": sandbox.url,
         "KIMIFLOW_POLL_INTERVAL_FLOOR": "0.1",
         "KIMIFLOW_HTTP_TIMEOUT": "3",
     }

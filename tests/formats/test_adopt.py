@@ -15,7 +15,7 @@ TOKENS = TokenSet(Secret("access"), Secret("refresh"), None, "kimi-code", 300.0)
 
 
 def test_it_begins_granted_and_due() -> None:
-    after, transition = adopt("row", "account", TOKENS, NOW, "from there")
+    after, transition = adopt("row", "account", TOKENS, NOW, origin="https://auth.example", detail="from there")
     assert transition == Transition(NOW, None, State.GRANTED, "imported", "from there")
     assert (after.state, after.next_attempt_at, after.token_version) == (State.GRANTED, NOW, 1)
     assert (after.access_token, after.refresh_token) == (Secret("access"), Secret("refresh"))

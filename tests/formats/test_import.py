@@ -2,7 +2,6 @@ from __future__ import annotations
 
 import json
 import os
-import shutil
 from pathlib import Path
 from typing import Any
 
@@ -81,15 +80,17 @@ def test_without_take_over_the_source_is_left_alone_and_a_second_import_sends_no
 def test_a_dry_run_writes_nothing(house: House) -> None:
     path = house.cliproxyapi("kimi-work.json")
     before = path.read_bytes()
-    shutil.rmtree(house.root.parent / "home")
+    home = house.root.parent / "home"
+    home.rename(house.root.parent / "aside")
     for _ in range(2):
         done = house.good("import", path.parent, "--dry-run", "--take-over")
         assert done.out == f"{path}: would be taken in as work\n"
-    assert not (house.root.parent / "home").exists()
+    assert not home.exists()
     assert path.read_bytes() == before
     assert house.refreshes() == 0
     assert len(list(path.parent.iterdir())) == 1
 
+    (house.root.parent / "aside").rename(home)
     house.good("import", path)
     assert "work has it already" in house.good("import", path, "--dry-run").out
     assert house.refreshes() == 1

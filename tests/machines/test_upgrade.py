@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 FIRST = "0001"
-LEVELS = ["0001", "0002", "0003", "0004"]
+LEVELS = ["0001", "0002", "0003", "0004", "0005"]
 
 
 @pytest.fixture

@@ -5,7 +5,7 @@ opened and empty store, and ``peer``, a second store object on the same data (or
 """
 
 from .claims import ClaimContract
-from .commits import CommitContract
+from .commits import CommitContract, SharedTokenContract
 from .late import LateContract
 from .moving import MovingContract
 from .reading import ReadingContract
@@ -20,6 +20,7 @@ __all__ = ["StoreContract"]
 class StoreContract(
     ClaimContract,
     CommitContract,
+    SharedTokenContract,
     LateContract,
     MovingContract,
     ReadingContract,

@@ -6,11 +6,12 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from kimiflow.model import Sealed, State, Transition
-from kimiflow.stores.base import Lease, Outcome, Step
+from kimiflow.stores.base import SHARED, Lease, Outcome, Step
 
 from .making import (
     NOW,
     TTL,
+    beginning,
     claim_one,
     give_back,
     granted,
@@ -212,3 +213,81 @@ class CommitContract:
         assert snapshot.leases[0] is not None
         assert await store.commit([now_granted(other, NOW + 602, "newer")]) == [Outcome.COMMITTED]
         assert await store.commit([step]) == [Outcome.LOST]
+
+
+class SharedTokenContract:
+    """A refresh token that a server gives to two accounts has one owner: who had it first."""
+
+    async def test_the_second_is_written_without_it_and_told_why(self, store: Store) -> None:
+        await issue(
+            store, granted("one", "ann", refresh_token_digest="same", next_attempt_at=None), pending("two", "bob")
+        )
+        claim = await claim_one(store)
+        step = now_granted(claim, NOW + 5, refresh_token_digest="same", token_expires_at=NOW + 905)
+        assert await store.commit([step]) == [Outcome.SHARED]
+        ann, bob = await store.snapshots()
+        assert ann.grant is not None
+        assert ann.grant.refresh_token is not None
+        assert bob.grant is not None
+        assert bob.grant.access_token == step.authorization.access_token
+        assert (bob.grant.refresh_token, bob.grant.refresh_token_digest) == (None, None)
+        assert bob.grant.next_attempt_at == NOW + 905
+        assert bob.grant.error == SHARED
+        assert "ann" in (bob.grant.error_description or "")
+        assert (await store.history("acc-bob"))[-1].detail == (
+            "for 900 s; the server gave it the refresh token of ann, which ann keeps"
+        )
+
+    async def test_a_refresh_that_brings_it_keeps_the_one_it_had(self, store: Store) -> None:
+        bob = granted("two", "bob", refresh_token_digest="own", next_attempt_at=NOW)
+        await issue(store, granted("one", "ann", refresh_token_digest="same", next_attempt_at=None), bob)
+        claim = await claim_one(store)
+        assert await store.commit([now_granted(claim, NOW + 5, refresh_token_digest="same")]) == [Outcome.SHARED]
+        after = (await store.snapshots(["bob"]))[0].grant
+        assert after is not None
+        assert (after.refresh_token, after.refresh_token_digest) == (bob.refresh_token, "own")
+        assert after.next_attempt_at == NOW + 605
+
+    async def test_of_one_batch_the_first_has_it(self, store: Store) -> None:
+        await issue(store, pending("one", "ann"), pending("two", "bob"), pending("three", "cleo"))
+        claims = sorted(await store.claim_due("worker", NOW, TTL, 10), key=lambda claim: claim.account.name)
+        steps = [now_granted(claim, NOW + 5, claim.account.name, refresh_token_digest="same") for claim in claims[:2]]
+        steps.append(now_granted(claims[2], NOW + 5, "cleo", refresh_token_digest="other"))
+        assert await store.commit(steps) == [Outcome.COMMITTED, Outcome.SHARED, Outcome.COMMITTED]
+        held = {s.account.name: s.grant and s.grant.refresh_token_digest for s in await store.snapshots()}
+        assert held == {"ann": "same", "bob": None, "cleo": "other"}
+
+    async def test_in_a_batch_of_refreshes_too(self, store: Store) -> None:
+        rows = [granted(n, n, refresh_token_digest=f"own-{n}", next_attempt_at=NOW) for n in ("ann", "bob")]
+        await issue(store, *rows)
+        claims = sorted(await store.claim_due("worker", NOW, TTL, 10), key=lambda claim: claim.account.name)
+        steps = [now_granted(claim, NOW + 5, claim.account.name, refresh_token_digest="same") for claim in claims]
+        assert await store.commit(steps) == [Outcome.COMMITTED, Outcome.SHARED]
+
+    async def test_the_account_itself_may_be_given_it_again(self, store: Store) -> None:
+        await issue(store, granted("one", "ann", refresh_token_digest="same", next_attempt_at=None))
+        assert (await store.begin([beginning(pending("two", "ann"), beside_grant=True)])) == [True]
+        claim = await claim_one(store)
+        assert claim.authorization.id == "two"
+        assert await store.commit([now_granted(claim, NOW + 5, refresh_token_digest="same")]) == [Outcome.COMMITTED]
+        (snapshot,) = await store.snapshots()
+        assert [a.refresh_token_digest for a in snapshot.authorizations] == ["same"]
+
+    async def test_once_its_owner_is_signed_out_it_is_free(self, store: Store) -> None:
+        await issue(
+            store, granted("one", "ann", refresh_token_digest="same", next_attempt_at=None), pending("two", "bob")
+        )
+        await store.sign_out(["acc-ann"], NOW, forget=False)
+        claim = await claim_one(store)
+        assert await store.commit([now_granted(claim, NOW + 5, refresh_token_digest="same")]) == [Outcome.COMMITTED]
+
+    async def test_a_step_that_was_written_so_is_known_again(self, store: Store) -> None:
+        await issue(
+            store, granted("one", "ann", refresh_token_digest="same", next_attempt_at=None), pending("two", "bob")
+        )
+        step = now_granted(await claim_one(store), NOW + 5, refresh_token_digest="same")
+        assert await store.commit([step]) == [Outcome.SHARED]
+        rows = len(await store.history("acc-bob"))
+        assert [outcome.is_written for outcome in await store.commit([step])] == [True]
+        assert len(await store.history("acc-bob")) == rows
+        assert (await store.snapshots(["bob"]))[0].grant is not None

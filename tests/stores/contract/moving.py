@@ -23,7 +23,7 @@ TOKENS = TokenSet(Secret("access"), Secret("refresh"), None, "kimi-code", 300.0)
 
 
 def moving_in(row: str = "row", account: str = "id-a", *, beside_grant: bool = False) -> Beginning:
-    authorization, history = adopt(row, account, TOKENS, NOW, "from there")
+    authorization, history = adopt(row, account, TOKENS, NOW, origin="https://auth.example", detail="from there")
     return Beginning(VAULT.seal_authorization(authorization), history, beside_grant=beside_grant)
 
 
