@@ -179,8 +179,9 @@ def test_a_token_without_an_end(cli: Cli, sandbox: ThreadedSandbox) -> None:
     assert cli.json("token", "work") == token, "none of that has cost it"
 
 
-def test_a_server_that_is_away(granted: Cli) -> None:
-    done = granted("refresh", "work", KIMIFLOW_OAUTH_HOST="http://127.0.0.1:1")
+def test_a_server_that_is_away(granted: Cli, sandbox: ThreadedSandbox) -> None:
+    sandbox.__exit__(None, None, None)
+    done = granted("refresh", "work")
     assert done.returncode == UNREACHABLE
     assert "could not be reached" in done.stderr
     assert granted("token", "work").returncode == 0, "the present token still works"

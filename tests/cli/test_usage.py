@@ -28,6 +28,7 @@ COMMANDS = [
     "enable",
     "rename",
     "label",
+    "set",
     "key",
     "doctor",
     "import",

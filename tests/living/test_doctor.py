@@ -56,6 +56,7 @@ def test_where_all_is_well(house: House, home: Path) -> None:
 
 def test_before_anything_was_made_it_makes_nothing(house: House, home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("KIMIFLOW_HOME", str(home / "new"))
+    monkeypatch.setenv("KIMIFLOW_OAUTH_HOST", house.sandbox.url)
     assert not wrong(house.good("doctor", "--json"))
     assert not (home / "new").exists()
 
