@@ -20,6 +20,7 @@ from kimiflow.http.framing import RawReply
 from kimiflow.http.http1 import CutOff, Http1Transport, OutOfTime, Target, Unfinished
 from kimiflow.http.network import in_words
 from kimiflow.provider import check_origin, find_provider, issuer_of
+from kimiflow.redaction import redacted
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -85,7 +86,8 @@ class Client:
         :raises UsageError: where its provider is gone, or is not where its device code came from; nothing was sent.
         """
         assert authorization.device_code is not None  # noqa: S101 - a pending one has it
-        request = wire.poll_request(self._issuer_of(account, authorization), authorization.device_code)
+        beside = [secret for secret in (authorization.access_token, authorization.refresh_token) if secret is not None]
+        request = wire.poll_request(self._issuer_of(account, authorization), authorization.device_code, *beside)
         reply = await self._exchange(account, request)
         return reply if isinstance(reply, AttemptFailed) else wire.parse_poll(reply, request)
 
@@ -95,7 +97,8 @@ class Client:
         :raises UsageError: where its provider is gone, or is not where its tokens came from; nothing was sent.
         """
         assert authorization.refresh_token is not None  # noqa: S101 - ``local_event`` has seen to it
-        request = wire.refresh_request(self._issuer_of(account, authorization), authorization.refresh_token)
+        beside = [secret for secret in (authorization.access_token, authorization.device_code) if secret is not None]
+        request = wire.refresh_request(self._issuer_of(account, authorization), authorization.refresh_token, *beside)
         reply = await self._exchange(account, request)
         return reply if isinstance(reply, AttemptFailed) else wire.parse_refresh(reply, request)
 
@@ -146,8 +149,8 @@ class Client:
             return AttemptFailed("timeout", f"no complete reply within {self._timeout:g} s", reached=False)
         if isinstance(error, httpx.RemoteProtocolError):
             # Somebody answered, but not in HTTP: the host is not dead.
-            return AttemptFailed("invalid_response", _without_secrets(error, request))
-        return AttemptFailed("connection_failed", _without_secrets(error, request), reached=False)
+            return AttemptFailed("invalid_response", _reason(error, request))
+        return AttemptFailed("connection_failed", _reason(error, request), reached=False)
 
     def _target(self, url: str) -> Target:
         headers = wire.identity_headers(self._identity, "")[:-1]
@@ -230,9 +233,6 @@ async def _read(response: httpx.Response, body: bytearray) -> None:
         await response.aclose()
 
 
-def _without_secrets(error: Exception, request: TokenRequest) -> str:
-    """A short reason: what failed, never what was sent."""
-    text = in_words(error)
-    for secret in request.secrets:
-        text = text.replace(secret.reveal(), "[redacted]")
-    return text[:200]
+def _reason(error: Exception, request: TokenRequest) -> str:
+    """What failed, in short; never what was sent."""
+    return redacted(in_words(error), request.secrets)[:200]

@@ -19,7 +19,7 @@ from email.utils import parsedate_to_datetime
 from enum import Enum, auto
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any, Final
-from urllib.parse import quote, quote_plus, urlencode, urlsplit
+from urllib.parse import quote_plus, urlencode, urlsplit
 
 from kimiflow.events import (
     AccessDenied,
@@ -33,6 +33,7 @@ from kimiflow.events import (
 )
 from kimiflow.model import DeviceAuthorization, TokenSet
 from kimiflow.pacing import DEFAULT_INTERVAL
+from kimiflow.redaction import holds, redacted
 from kimiflow.secret import Secret
 
 if TYPE_CHECKING:
@@ -74,6 +75,7 @@ _MAX_TOKEN_LIFETIME: Final = 366 * 86_400.0
 # Keycloak and Feishu; GitHub's and Google's.
 _REFRESH_EXPIRES_IN: Final = ("refresh_expires_in", "refresh_token_expires_in")
 _MAX_RETRY_AFTER: Final = 86_400.0
+_GIVES_OUT: Final = ("access_token", "refresh_token", "id_token", "device_code")
 _DEFAULT_CODE_LIFETIME: Final = 900.0
 
 
@@ -180,7 +182,7 @@ class Identity:
 
 @dataclass(frozen=True, slots=True)
 class TokenRequest:
-    """A POST of a form to the authorization server. ``secrets`` are struck out of what comes back."""
+    """A POST of a form to the authorization server. What comes back is shown without ``secrets``, all of the account's."""
 
     url: str
     body: bytes
@@ -246,18 +248,18 @@ def _quoted(secret: Secret) -> bytes:
     return (value if _UNRESERVED.fullmatch(value) else quote_plus(value)).encode()
 
 
-def poll_request(provider: Provider, device_code: Secret) -> TokenRequest:
-    """RFC 8628 §3.4."""
+def poll_request(provider: Provider, device_code: Secret, *beside: Secret) -> TokenRequest:
+    """RFC 8628 §3.4. What the account holds ``beside`` the code is not sent, and not shown where it comes back."""
     form = _form(provider.client_id, DEVICE_CODE_GRANT, "device_code")
     body = form + _quoted(device_code)
-    return TokenRequest(provider.token_endpoint, body, (device_code,))
+    return TokenRequest(provider.token_endpoint, body, (device_code, *beside))
 
 
-def refresh_request(provider: Provider, refresh_token: Secret) -> TokenRequest:
-    """RFC 6749 §6."""
+def refresh_request(provider: Provider, refresh_token: Secret, *beside: Secret) -> TokenRequest:
+    """RFC 6749 §6. What the account holds ``beside`` the token is not sent, and not shown where it comes back."""
     form = _form(provider.client_id, "refresh_token", "refresh_token")
     body = form + _quoted(refresh_token)
-    return TokenRequest(provider.token_endpoint, body, (refresh_token,))
+    return TokenRequest(provider.token_endpoint, body, (refresh_token, *beside))
 
 
 def retry_after(value: str | None, now: float) -> float | None:
@@ -289,17 +291,16 @@ def _seconds(value: object, most: float) -> float | None:
     return min(number, most)
 
 
-def _printable(value: object, secrets: Iterable[Secret]) -> str | None:
-    """``value`` as one short line that is safe to show, or ``None`` where it is no text."""
+def _without_secrets(value: object, secrets: Iterable[Secret]) -> str | None:
+    """``value`` as one short line, or ``None`` where it is no text, or one that holds one of ``secrets``."""
+    line = _printable(value)
+    return None if line is None or holds(line, secrets) else line
+
+
+def _printable(value: object) -> str | None:
+    """``value`` as one short line, or ``None`` where it is no text."""
     if not isinstance(value, str):
         return None
-    for secret in secrets:
-        clear = secret.reveal()
-        if len(value) < len(clear):
-            continue  # no form of it is shorter: so it is with every scope and every ``token_type``
-        for form in (clear, quote_plus(clear), quote(clear, safe="")):
-            # A server may echo the form that it was sent instead of the value in it.
-            value = value.replace(form, "[redacted]")
     if not value.isprintable():
         value = "".join(c if c.isprintable() else " " for c in value)
     line = " ".join(value.split())
@@ -357,11 +358,18 @@ def _description(body: Mapping[str, Any], secrets: Iterable[Secret]) -> str | No
     nested = body.get("error")
     if isinstance(nested, dict):
         candidates += [nested.get("message"), nested.get("detail"), nested.get("code")]
-    return next((text for text in (_printable(c, secrets) for c in candidates) if text), None)
+    known = [*secrets, *_secrets_in(body)]
+    said = (redacted(candidate, known) for candidate in candidates if isinstance(candidate, str))
+    return next((text for text in map(_printable, said) if text), None)
+
+
+def _secrets_in(body: Mapping[str, Any]) -> list[Secret]:
+    """What the reply itself gives out."""
+    return [Secret(value) for key in _GIVES_OUT if isinstance(value := body.get(key), str) and value]
 
 
 def _short_code(code: str, secrets: Iterable[Secret]) -> str:
-    return (_printable(code, secrets) or "invalid_response")[:64]
+    return (_printable(redacted(code, secrets)) or "invalid_response")[:64]
 
 
 def _failed(reply: Reply, body: Mapping[str, Any] | None, secrets: Iterable[Secret]) -> AttemptFailed:
@@ -399,8 +407,13 @@ def parse_device_authorization(reply: Reply, request: TokenRequest) -> DeviceCod
             return AccessDenied(code, _description(body, secrets))
         return _failed(reply, body, secrets)
     device_code = _opaque(body.get("device_code"))
-    user_code = _printable(body.get("user_code"), secrets)
-    uri = _web_address(body.get("verification_uri")) or _web_address(body.get("verification_url"))
+    given_out = _secrets_in(body)
+    user_code = _without_secrets(body.get("user_code"), given_out)
+    uri, complete = (
+        _web_address(body.get(f"verification_uri{kind}"), given_out)
+        or _web_address(body.get(f"verification_url{kind}"), given_out)
+        for kind in ("", "_complete")
+    )
     if device_code is None or user_code is None or uri is None:
         return _failed(reply, body, secrets)
     return DeviceCodeIssued(
@@ -408,17 +421,18 @@ def parse_device_authorization(reply: Reply, request: TokenRequest) -> DeviceCod
             device_code=Secret(device_code),
             user_code=user_code,
             verification_uri=uri,
-            verification_uri_complete=_web_address(body.get("verification_uri_complete"))
-            or _web_address(body.get("verification_url_complete")),
+            verification_uri_complete=complete,
             expires_in=_seconds(body.get("expires_in"), _MAX_CODE_LIFETIME) or _DEFAULT_CODE_LIFETIME,
             interval=_seconds(body.get("interval"), _MAX_INTERVAL) or DEFAULT_INTERVAL,
         )
     )
 
 
-def _web_address(value: object) -> str | None:
-    """A link that may be shown and opened: http or https, without anything that a terminal would act on."""
+def _web_address(value: object, secrets: Iterable[Secret]) -> str | None:
+    """A link that may be shown and opened: http or https, without a secret or anything that a terminal would act on."""
     if not isinstance(value, str) or not value.isprintable() or " " in value or len(value) > 2_000:
+        return None
+    if holds(value, secrets):
         return None
     try:
         parts = urlsplit(value)
@@ -432,12 +446,13 @@ def _tokens(body: Mapping[str, Any], secrets: Iterable[Secret]) -> TokenSet | No
     if access_token is None:
         return None
     refresh_token = _opaque(body.get("refresh_token"))
+    known = [*secrets, *_secrets_in(body)]
     return TokenSet(
         access_token=Secret(access_token),
         refresh_token=None if refresh_token is None else Secret(refresh_token),
         # Stored in clear.
-        token_type=_printable(body.get("token_type"), secrets),
-        scope=_printable(body.get("scope"), secrets),
+        token_type=_without_secrets(body.get("token_type"), known),
+        scope=_without_secrets(body.get("scope"), known),
         expires_in=_seconds(body.get("expires_in"), _MAX_TOKEN_LIFETIME),
         refresh_expires_in=next(
             (end for key in _REFRESH_EXPIRES_IN if (end := _seconds(body.get(key), _MAX_TOKEN_LIFETIME))), None
