@@ -22,6 +22,7 @@ from kimiflow.auth import signed
 from kimiflow.authflow import AuthFlow, ask, body_of
 from kimiflow.errors import KimiFlowError, PoolExhausted, RequestFailed, SignInNeeded, StillPending, UsageError
 from kimiflow.roster import Absence, Roster
+from kimiflow.secret import Secret
 from kimiflow.status import rfc3339
 
 if TYPE_CHECKING:
@@ -124,10 +125,9 @@ class KimiPool(AuthFlow):
         if response.status_code not in ABOUT_THE_ACCOUNT:
             return False
         body = yield from body_of(response)
-        # Servers echo what they were sent, and reasons are shown to people.
-        body = body.replace(token.access_token.encode(), b"[redacted]")
         now = self._lender.now()
-        refusal = refusal_in(response.status_code, response.headers.get("Retry-After"), body, now)
+        sent = Secret(token.access_token)
+        refusal = refusal_in(response.status_code, response.headers.get("Retry-After"), body, now, sent)
         if refusal is None:
             return False
         known = self._roster.absence(name, now)

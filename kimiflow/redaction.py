@@ -11,6 +11,7 @@ import binascii
 import html
 import re
 from base64 import b64decode
+from itertools import pairwise
 from typing import TYPE_CHECKING, Any, Final
 from urllib.parse import unquote_plus
 
@@ -19,7 +20,7 @@ if TYPE_CHECKING:
 
     from kimiflow.secret import Secret
 
-__all__ = ["PIECE", "REDACTED", "holds", "redacted", "struck_out"]
+__all__ = ["PIECE", "REDACTED", "clear_of", "holds", "redacted", "struck_out"]
 
 REDACTED: Final = "[redacted]"
 
@@ -39,6 +40,7 @@ _ESCAPED: Final = re.compile(r"\\u([0-9a-fA-F]{4})|\\x([0-9a-fA-F]{2})|\\(.)")
 _RUN: Final = re.compile(r"[A-Za-z0-9_~%=+-]{20,}")
 _PART: Final = re.compile(r"[^-_~%=+]+")
 _LONG_PART: Final = 12
+_LONG_WORD: Final = 20
 
 
 def redacted(text: str, secrets: Iterable[Secret]) -> str:
@@ -56,7 +58,7 @@ def redacted(text: str, secrets: Iterable[Secret]) -> str:
 
 
 def struck_out(value: Any, secrets: Sequence[Secret]) -> Any:  # noqa: ANN401 - any JSON value
-    """A JSON value whose texts are without the words that hold a piece of one of ``secrets``; ids are left alone."""
+    """A JSON value whose texts are without the words that hold a piece of one of ``secrets``; ids are not taken for tokens."""
     if isinstance(value, str):
         if not holds(value, secrets):
             return value
@@ -68,6 +70,11 @@ def struck_out(value: Any, secrets: Sequence[Secret]) -> Any:  # noqa: ANN401 - 
     if isinstance(value, dict):
         return {REDACTED if holds(str(key), secrets) else key: struck_out(each, secrets) for key, each in value.items()}
     return value
+
+
+def clear_of(secrets: Iterable[Secret], text: str | None) -> str | None:
+    """``text``, or ``None`` where it holds one of ``secrets``: what is kept in clear is that, or nothing."""
+    return None if text is None or holds(text, secrets) else text
 
 
 def holds(text: str, secrets: Iterable[Secret]) -> bool:
@@ -144,7 +151,12 @@ def _is_opaque(word: str) -> bool:
 
 def _spells_nothing(run: str) -> bool:
     parts: list[str] = _PART.findall(run)
-    if max(map(len, parts), default=0) >= 20 and run.isdecimal():
-        return True
     mixed = [part for part in parts if any(map(str.isdigit, part)) and any(map(str.isalpha, part))]
-    return any(len(part) >= _LONG_PART for part in mixed) or len(mixed) > 1
+    if len(mixed) > 1 or any(len(part) >= _LONG_PART for part in mixed):
+        return True
+    return any(len(part) >= _LONG_WORD and (part.isdecimal() or _capitals_anywhere(part)) for part in parts)
+
+
+def _capitals_anywhere(part: str) -> bool:
+    """Whether large and small letters take turns more often than they do in names that are several words."""
+    return sum(a.isupper() != b.isupper() for a, b in pairwise(part)) > len(part) * 0.4

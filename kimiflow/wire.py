@@ -33,7 +33,7 @@ from kimiflow.events import (
 )
 from kimiflow.model import DeviceAuthorization, TokenSet
 from kimiflow.pacing import DEFAULT_INTERVAL
-from kimiflow.redaction import holds, redacted
+from kimiflow.redaction import clear_of, holds, redacted
 from kimiflow.secret import Secret
 
 if TYPE_CHECKING:
@@ -291,12 +291,6 @@ def _seconds(value: object, most: float) -> float | None:
     return min(number, most)
 
 
-def _without_secrets(value: object, secrets: Iterable[Secret]) -> str | None:
-    """``value`` as one short line, or ``None`` where it is no text, or one that holds one of ``secrets``."""
-    line = _printable(value)
-    return None if line is None or holds(line, secrets) else line
-
-
 def _printable(value: object) -> str | None:
     """``value`` as one short line, or ``None`` where it is no text."""
     if not isinstance(value, str):
@@ -408,7 +402,7 @@ def parse_device_authorization(reply: Reply, request: TokenRequest) -> DeviceCod
         return _failed(reply, body, secrets)
     device_code = _opaque(body.get("device_code"))
     given_out = _secrets_in(body)
-    user_code = _without_secrets(body.get("user_code"), given_out)
+    user_code = clear_of(given_out, _printable(body.get("user_code")))
     uri, complete = (
         _web_address(body.get(f"verification_uri{kind}"), given_out)
         or _web_address(body.get(f"verification_url{kind}"), given_out)
@@ -451,8 +445,8 @@ def _tokens(body: Mapping[str, Any], secrets: Iterable[Secret]) -> TokenSet | No
         access_token=Secret(access_token),
         refresh_token=None if refresh_token is None else Secret(refresh_token),
         # Stored in clear.
-        token_type=_without_secrets(body.get("token_type"), known),
-        scope=_without_secrets(body.get("scope"), known),
+        token_type=clear_of(known, _printable(body.get("token_type"))),
+        scope=clear_of(known, _printable(body.get("scope"))),
         expires_in=_seconds(body.get("expires_in"), _MAX_TOKEN_LIFETIME),
         refresh_expires_in=next(
             (end for key in _REFRESH_EXPIRES_IN if (end := _seconds(body.get(key), _MAX_TOKEN_LIFETIME))), None

@@ -14,6 +14,8 @@ from kimiflow.errors import InvalidSetting, KimiFlowError, RequestFailed, Server
 from kimiflow.http.network import in_words
 from kimiflow.outcome import no_grant
 from kimiflow.provider import find_provider
+from kimiflow.redaction import redacted, struck_out
+from kimiflow.secret import Secret
 from kimiflow.wire import MAX_BODY, identity_headers
 
 if TYPE_CHECKING:
@@ -118,7 +120,7 @@ class AccountApi:
             token = await self.refresh(account.name, seen=token.access_token)
             response = await self._exchange(account, url, token)
         body = response.content
-        found = json_object(body) if len(body) <= MAX_BODY else {}
+        found = struck_out(json_object(body), [Secret(token.access_token)]) if len(body) <= MAX_BODY else {}
         if response.status_code == httpx.codes.OK and found:
             return found
         raise _of_no_use(account, path, response.status_code, found, token)
@@ -175,7 +177,7 @@ def _of_no_use(account: Account, path: str, status: int, body: Mapping[str, Any]
     error = body.get("error")
     said = words(first(error, "message", "type") if isinstance(error, dict) else first(body, "message", "detail"))
     meaning = " (no membership)" if status == httpx.codes.PAYMENT_REQUIRED else ""
-    said = f": {said.replace(token.access_token, '[redacted]')}" if said else ""
+    said = f": {redacted(said, [Secret(token.access_token)])}" if said else ""
     return RequestFailed(
         f"the API answered {status}{meaning} to {path} of {account.name}{said}",
         hint="The sign-in is not touched by this.",

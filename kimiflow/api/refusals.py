@@ -17,10 +17,13 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final
 
 from kimiflow.api.tolerant import first, json_object, moment, number, words
+from kimiflow.redaction import redacted
 from kimiflow.wire import retry_after
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
+
+    from kimiflow.secret import Secret
 
 __all__ = ["ABOUT_THE_ACCOUNT", "PAUSE_LIMITED", "PAUSE_REFUSED", "Refusal", "refusal_in"]
 
@@ -53,10 +56,11 @@ class Refusal:
     guessed: bool = False
 
 
-def refusal_in(status: int, header: str | None, body: bytes, now: float) -> Refusal | None:
+def refusal_in(status: int, header: str | None, body: bytes, now: float, sent: Secret) -> Refusal | None:
     """What a reply says, or ``None`` where it says nothing about the account.
 
     :param header: its ``Retry-After``.
+    :param sent: the token that it may repeat, and that is not to be shown.
     """
     reply = json_object(body)
     error = reply.get("error")
@@ -65,6 +69,7 @@ def refusal_in(status: int, header: str | None, body: bytes, now: float) -> Refu
     if _TERMINATED in (detail.get("type"), detail.get("code")):
         kind = _TERMINATED
     said = words(first(detail, "message", "detail")) or (words(error) if isinstance(error, str) else None)
+    said = said and redacted(said, [sent])
     match status:
         case 401:
             return Refusal(_reason("401 although its token was just refreshed", said), now + PAUSE_REFUSED)

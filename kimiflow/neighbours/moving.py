@@ -22,6 +22,7 @@ from kimiflow.http.proxies import checked_proxy
 from kimiflow.model import Account, TokenSet, valid_account_name
 from kimiflow.neighbours.handover import Handover, grant_of
 from kimiflow.provider import find_provider, issuer_of
+from kimiflow.redaction import clear_of
 from kimiflow.stores.base import Beginning, Snapshot
 
 if TYPE_CHECKING:
@@ -152,11 +153,12 @@ class Moving:
             raise _no_room(Residents.of(await store.snapshots([name])).fits(name, credential, provider), name)
         if proxy is not None and account.proxy != proxy:
             await store.set_proxy(account.id, proxy)
+        secrets = (credential.access_token, credential.refresh_token)
         tokens = TokenSet(
             access_token=credential.access_token,
             refresh_token=credential.refresh_token,
-            token_type=credential.token_type,
-            scope=credential.scope,
+            token_type=clear_of(secrets, credential.token_type),
+            scope=clear_of(secrets, credential.scope),
             expires_in=min(max(0.0, (credential.expires_at or now) - now), _LONGEST_LIFE),
         )
         row_id = authorization_id_of(credential.refresh_token)

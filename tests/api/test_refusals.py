@@ -9,12 +9,14 @@ import pytest
 
 from kimiflow.api.refusals import PAUSE_LIMITED, PAUSE_REFUSED, refusal_in
 from kimiflow.roster import Absence, Roster
+from kimiflow.secret import Secret
 
 NOW = 1_764_000_000.0
+SENT = Secret("the-token-that-was-sent")
 
 
 def read(status: int, body: Any = None, header: str | None = None) -> Any:
-    return refusal_in(status, header, b"" if body is None else json.dumps(body).encode(), NOW)
+    return refusal_in(status, header, b"" if body is None else json.dumps(body).encode(), NOW, SENT)
 
 
 @pytest.mark.parametrize("status", [200, 204, 302, 400, 404, 500, 503])

@@ -554,6 +554,42 @@ class TestWhatAPersonIsShown:
             assert "the-refresh-token" not in repr(event)
             assert "[redacted]" in repr(event)
 
+    def test_neither_is_what_the_account_holds_beside_it(self) -> None:
+        access = Secret("access-token-of-the-account")
+        request = wire.refresh_request(PROVIDER, REFRESH_TOKEN, access)
+        body = {"error": "invalid_grant", "error_description": f"{access.reveal().upper()} or access-token-of..."}
+        assert wire.parse_refresh(reply(body, 400), request) == InvalidGrant(
+            "invalid_grant", "[redacted] or [redacted]"
+        )
+        request = wire.poll_request(PROVIDER, CODE, access)
+        event = wire.parse_poll(reply({"error": "access-token-of", "message": access.reveal()}, 400), request)
+        assert event == AttemptFailed("[redacted]", "[redacted]")
+
+    def test_nor_what_the_reply_gives_out_itself(self) -> None:
+        """Tokens beside an error are not taken, and the old ones stay: these may be good all the same."""
+        body = {**TOKEN_BODY, "access_token": "the-newest-access-token", "error": "server_error"}
+        event = refreshed({**body, "message": "here you are: the-newest-access-token"}, 200)
+        assert event == AttemptFailed("server_error", "here you are: [redacted]")
+
+    @pytest.mark.parametrize("key", ["scope", "token_type"])
+    @pytest.mark.parametrize("secret", ["the-new-access-token", "the-new-refresh-token", "the-refresh-token"])
+    def test_what_is_kept_in_clear_holds_none(self, key: str, secret: str) -> None:
+        body = {**TOKEN_BODY, "access_token": "the-new-access-token", "refresh_token": "the-new-refresh-token"}
+        for said in (secret, f"read {secret}", f"read {secret[:12]}", quote(secret, safe="").replace("-", "%2d")):
+            event = refreshed({**body, key: said})
+            assert isinstance(event, AccessTokenIssued)
+            assert getattr(event.tokens, key) is None
+            assert event.tokens.access_token == Secret("the-new-access-token"), "the tokens are taken all the same"
+
+    def test_a_device_code_is_no_code_for_people_and_in_no_link(self) -> None:
+        body = {**DEVICE_BODY, "device_code": "device-code-of-this-sign-in"}
+        for field in ("user_code", "verification_uri"):
+            assert isinstance(started({**body, field: "https://x.example/device-code-of-this-sign-in"}), AttemptFailed)
+        link = "https://x.example/?code=device%2dcode%2dof%2dthis%2dsign%2din"
+        issued = started({**body, "verification_uri_complete": link})
+        assert isinstance(issued, DeviceCodeIssued)
+        assert issued.device_authorization.verification_uri_complete is None
+
     def test_also_where_the_form_is_echoed_as_it_was_sent(self) -> None:
         secret = Secret("a+b/c d&e=")
         request = wire.refresh_request(PROVIDER, secret)
