@@ -58,7 +58,7 @@ def redacted(text: str, secrets: Iterable[Secret]) -> str:
 
 
 def struck_out(value: Any, secrets: Sequence[Secret]) -> Any:  # noqa: ANN401 - any JSON value
-    """A JSON value whose texts are without the words that hold a piece of one of ``secrets``; ids are not taken for tokens."""
+    """A JSON value whose texts are without the words that hold a piece of one of ``secrets``; ids stay as they are."""
     if isinstance(value, str):
         if not holds(value, secrets):
             return value
