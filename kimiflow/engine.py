@@ -18,7 +18,7 @@ from contextlib import asynccontextmanager, contextmanager, suppress
 from typing import TYPE_CHECKING, Final
 
 from kimiflow.batching import Batched
-from kimiflow.errors import NotSaved, StillPending, StoreUnavailable, UnknownAccount, UsageError
+from kimiflow.errors import NotSaved, StillPending, StoreError, StoreUnavailable, UnknownAccount, UsageError
 from kimiflow.finishing import begin, finish, outlast
 from kimiflow.keys.loading import load_vault
 from kimiflow.logs import get_logger
@@ -48,6 +48,7 @@ __all__ = ["Engine"]
 
 _NEWS_GATHER: Final = 0.05
 """Seconds in which changes that the store tells of gather."""
+_AFTER_A_SURPRISE: Final = 5.0
 
 
 class Scope:
@@ -234,7 +235,7 @@ class Engine:
     async def _all_settled(self) -> Literal[True]:
         while True:
             moved = self._moved
-            with suppress(StoreUnavailable):  # the scheduler meets the same, and says so
+            with suppress(StoreError):  # the scheduler meets the same, and says so
                 if await self.store.count_on_their_way() == 0:
                     return True
             await self.wait_for(moved, None)
@@ -381,6 +382,9 @@ class Engine:
             except StoreUnavailable:
                 # Whoever needs the store meets the same trouble and reports it; here it is only waited out.
                 await asyncio.sleep(1.0)
+            except Exception:  # without this task nobody would hear of anything any more
+                self.log.exception("news_failed")
+                await asyncio.sleep(_AFTER_A_SURPRISE)
 
     def _notify(self) -> None:
         """Something has changed, and nobody knows what."""

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, Final, cast
 
 import structlog
 
+from kimiflow.redaction import without_tokens
 from kimiflow.secret import Secret
 
 if TYPE_CHECKING:
@@ -70,6 +71,9 @@ def redact(_logger: object, _method: str, event: MutableMapping[str, Any]) -> Mu
     """
     for key, value in event.items():
         event[key] = _MASK if _tells(key, value) else _clean(value)
+    if isinstance(trace := event.get("exception"), str):
+        # Words of somebody else, and of whom, nobody knows.
+        event["exception"] = without_tokens(trace)
     return event
 
 

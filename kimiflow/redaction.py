@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
     from kimiflow.secret import Secret
 
-__all__ = ["PIECE", "REDACTED", "clear_of", "holds", "redacted", "struck_out"]
+__all__ = ["PIECE", "REDACTED", "clear_of", "holds", "redacted", "struck_out", "without_tokens"]
 
 REDACTED: Final = "[redacted]"
 
@@ -37,6 +37,7 @@ _TIMES_DECODED: Final = 3
 _ENCODED: Final = re.compile(r"[%&\\+]")
 _BASE64: Final = re.compile(r"[A-Za-z0-9+/_-]{16,}")
 _ESCAPED: Final = re.compile(r"\\u([0-9a-fA-F]{4})|\\x([0-9a-fA-F]{2})|\\(.)")
+_WORD: Final = re.compile(r"\S+")
 _RUN: Final = re.compile(r"[A-Za-z0-9_~%=+-]{20,}")
 _PART: Final = re.compile(r"[^-_~%=+]+")
 _LONG_PART: Final = 12
@@ -55,6 +56,11 @@ def redacted(text: str, secrets: Iterable[Secret]) -> str:
     line = " ".join(words)
     # A secret with blanks in it, or one that was broken over several lines, is in no single word.
     return REDACTED if _holds(line, known) or _holds("".join(words), known) else line
+
+
+def without_tokens(text: str) -> str:
+    """``text``, its lines as they are, without the words that may be a token."""
+    return _WORD.sub(lambda word: REDACTED if _is_opaque(word[0]) else word[0], text)
 
 
 def struck_out(value: Any, secrets: Sequence[Secret]) -> Any:  # noqa: ANN401 - any JSON value

@@ -12,7 +12,7 @@ import logging
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 from kimiflow.advance import INTERRUPTED, OUT_OF_TIME, advance, is_overdue, local_event, needs_person
 from kimiflow.errors import KimiFlowError, StoreUnavailable, VaultError
@@ -43,6 +43,12 @@ if TYPE_CHECKING:
     from kimiflow.vault import Vault
 
 __all__ = ["Scheduler"]
+
+_FIRST_PAUSE: Final = 0.1
+_LONGEST_PAUSE: Final = 5.0
+"""Seconds between looks for a store that is away, from the first to all after some."""
+_TOO_MANY_SURPRISES: Final = 3
+_AFTER_A_SURPRISE: Final = 1.0
 
 
 @dataclass(slots=True, eq=False)
@@ -161,18 +167,27 @@ class Scheduler:
         return self.awaited()
 
     async def run(self) -> None:
-        """Drives whatever is due until :meth:`stop`. To be cancelled stops it as well, and lets land what is in flight."""
-        pause = 0.1
+        """Drives whatever is due until :meth:`stop`. To be cancelled stops it as well, and lets land what is in flight.
+
+        What nobody has thought of costs one round; it is raised where it ends several in a row.
+        """
+        pause, surprises = _FIRST_PAUSE, 0
         try:
             while not self._stopped:
                 self._look = False
                 try:
                     self._planned = await self._round()
-                    pause = 0.1
+                    pause, surprises = _FIRST_PAUSE, 0
                 except StoreUnavailable as error:
                     self._log.warning("store_unavailable", retry_in=pause, reason=error.message)
                     self._planned = self._clock.now() + pause
-                    pause = min(pause * 2, 5.0)
+                    pause = min(pause * 2, _LONGEST_PAUSE)
+                except Exception as error:
+                    surprises += 1
+                    self._log.error("round_failed", in_a_row=surprises, exc_info=error)
+                    if surprises == _TOO_MANY_SURPRISES:
+                        raise
+                    self._planned = self._clock.now() + _AFTER_A_SURPRISE
                 await self._sleep()
         finally:
             self._stopped = True

@@ -86,6 +86,8 @@ class Chores:
             await chore()
         except StoreError as error:
             self._log.debug("chore_put_off", reason=error.message)
+        except Exception as error:  # noqa: BLE001 - a worker whose table nobody can tidy is one all the same
+            self._log.error("chore_failed", exc_info=error)
 
     async def _report(self) -> None:
         now = self._clock.now()

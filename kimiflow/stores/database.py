@@ -8,10 +8,10 @@ from typing import TYPE_CHECKING, TypeVar, cast
 
 from kimiflow.errors import StoreError
 from kimiflow.stores.opening import bring_up_to_date
-from kimiflow.stores.trouble import broke, trouble
+from kimiflow.stores.trouble import TablesChanged, broke, trouble
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Callable
+    from collections.abc import AsyncIterator, Awaitable, Callable
 
     from sqlalchemy.ext.asyncio import AsyncConnection
 
@@ -84,8 +84,12 @@ class Database:
     async def look(self, act: Callable[[Transaction], T]) -> T:
         """Like :meth:`reading`, in the driver's own words."""
         self._must_be_open()
-        with trouble(self._backend.where):
-            return cast("T", await self._backend.at_once(act, self.reading, writes=False))
+
+        async def once() -> T:
+            with trouble(self._backend.where):
+                return cast("T", await self._backend.at_once(act, self.reading, writes=False))
+
+        return await _once_more(once)
 
     async def at_once(
         self,
@@ -102,8 +106,12 @@ class Database:
         """
         self._must_be_open()
         connected = self.reading if single and self._backend.autocommits else self.writing
-        with trouble(self._backend.where):
-            done = await self._backend.at_once(act, connected, writes=True, worth=worth)
+
+        async def once() -> T | None:
+            with trouble(self._backend.where):
+                return await self._backend.at_once(act, connected, writes=True, worth=worth)
+
+        done = await _once_more(once)
         if done is not None:
             self._tell()
         return done
@@ -148,6 +156,14 @@ class Database:
                     await news.wait()
             except TimeoutError:
                 continue
+
+
+async def _once_more(once: Callable[[], Awaitable[T]]) -> T:
+    """For a statement that was prepared before somebody altered its table."""
+    try:
+        return await once()
+    except TablesChanged:
+        return await once()
 
 
 @asynccontextmanager

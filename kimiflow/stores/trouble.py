@@ -18,7 +18,7 @@ from kimiflow.http.network import in_words
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-__all__ = ["broke", "trouble"]
+__all__ = ["TablesChanged", "broke", "trouble"]
 
 _TRY_AGAIN: Final = "Nothing was lost; what was not written is tried again."
 
@@ -61,6 +61,14 @@ def broke(error: BaseException) -> bool:
     return isinstance(error, TimeoutError) or type(error).__name__ == "InternalClientError"
 
 
+class TablesChanged(StoreUnavailable):
+    """Somebody altered a table, and a statement was prepared for what it was before. Nothing was done by it."""
+
+
+_OUTDATED: Final = frozenset({"InvalidCachedStatementError", "OutdatedSchemaCacheError"})
+"""What asyncpg and SQLAlchemy's dialect for it raise then; they forget what they had prepared."""
+
+
 @contextmanager
 def trouble(where: str) -> Iterator[None]:
     """Turns what SQLAlchemy and the drivers raise into :class:`StoreError`; ``where`` names the database.
@@ -88,6 +96,8 @@ def trouble(where: str) -> Iterator[None]:
 
 
 def _translated(error: BaseException, where: str, *, lost: bool = False) -> StoreError:
+    if type(error).__name__ in _OUTDATED:
+        return TablesChanged(f"{where} had its tables changed", hint=_TRY_AGAIN)
     code = getattr(error, "sqlite_errorcode", None)
     # The low byte is the kind; the rest tells kinds of it apart that mean the same to a person.
     kind = None if code is None else code & 0xFF

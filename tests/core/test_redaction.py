@@ -12,7 +12,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from kimiflow.redaction import PIECE, clear_of, holds, redacted, struck_out
+from kimiflow.redaction import PIECE, clear_of, holds, redacted, struck_out, without_tokens
 from kimiflow.secret import Secret
 
 if TYPE_CHECKING:
@@ -146,6 +146,13 @@ class TestWhatIsKeptInClear:
         assert clear_of([], "Bearer") == "Bearer"
         assert clear_of([Secret(PLAIN)], None) is None
         assert not holds("Bearer", [])
+
+
+def test_in_a_traceback_the_lines_stay() -> None:
+    trace = (
+        'Traceback:\n  File "/usr/lib/python3.11/site-packages/x_y/a.py", line 7\nValueError: no sk-9fQ2xLw7Zp1RtB8v\n'
+    )
+    assert without_tokens(trace) == trace.replace("sk-9fQ2xLw7Zp1RtB8v", "[redacted]")
 
 
 def test_of_json_only_the_texts_change() -> None:

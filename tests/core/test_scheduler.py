@@ -311,3 +311,58 @@ def test_an_account_whose_provider_is_gone_says_so_and_what_to_do() -> None:
         assert not bench.hosts.sent
 
     driven(story)
+
+
+class TestWhatNobodyHasThoughtOf:
+    """Anything that the store, or a defect, raises in the middle of a round."""
+
+    def surprising(self, bench: Bench, times: float) -> list[int]:
+        """Makes the next ``times`` looks for what is due fail, in a way that no store is known to."""
+        rounds: list[int] = []
+        claim_due = bench.store.claim_due
+
+        async def odd(*arguments: Any, **named: Any) -> Any:
+            rounds.append(1)
+            if len(rounds) <= times:
+                raise RuntimeError("refresh_token=hunter2-hunter2 is in the way")
+            return await claim_due(*arguments, **named)
+
+        bench.store.claim_due = odd  # type: ignore[method-assign]
+        return rounds
+
+    def test_costs_that_round_and_is_logged(self, caplog: pytest.LogCaptureFixture) -> None:
+        async def story(bench: Bench) -> None:
+            await bench.grant(3)
+            self.surprising(bench, 2)
+            bench.scheduler.wake()
+            await asyncio.sleep(10.0)
+            assert await bench.states() == {("kimi", State.GRANTED): 3}
+            assert bench.hosts.sent[KIMI] == 3
+            bench.store.claim_due = MemoryStore.claim_due.__get__(bench.store)  # type: ignore[method-assign]
+            self.surprising(bench, 2)
+            bench.scheduler.wake()
+            await asyncio.sleep(1_000.0)
+            assert bench.hosts.sent[KIMI] >= 6, "what was before does not count"
+
+        driven(story)
+        failures = [record for record in caplog.records if "round_failed" in record.getMessage()]
+        assert len(failures) == 4
+        assert "RuntimeError" in failures[0].getMessage()
+        assert "Traceback" in failures[0].getMessage()
+        assert "hunter2" not in caplog.text
+
+    def test_three_in_a_row_end_the_worker_with_what_was_in_flight_committed(self) -> None:
+        async def story(bench: Bench) -> None:
+            bench.hosts.take[KIMI] = 5.0
+            await bench.grant(3)
+            bench.scheduler.wake()
+            await asyncio.sleep(1.0)
+            assert bench.hosts.now[KIMI] == 3
+            rounds = self.surprising(bench, float("inf"))
+            bench.scheduler.wake()
+            await asyncio.sleep(60.0)
+            assert len(rounds) == 3
+            assert await bench.states() == {("kimi", State.GRANTED): 3}
+
+        with pytest.raises(RuntimeError, match="in the way"):
+            driven(story)

@@ -95,6 +95,26 @@ async def test_a_connection_that_breaks_is_made_anew(store: SqlStore, other: sa.
     assert await store.commit([poll(claim, NOW)]) == [Outcome.COMMITTED]
 
 
+@pytest.mark.parametrize("column", ["attempts", "token_version"])
+async def test_a_table_that_is_altered_meanwhile(
+    store: SqlStore, other: sa.ext.asyncio.AsyncEngine, column: str
+) -> None:
+    """Statements that were prepared for the old one are prepared anew; a program that lives for months meets that."""
+
+    async def altered(kind: str) -> None:
+        async with other.begin() as connection:
+            await connection.execute(sa.text(f"ALTER TABLE authorizations ALTER COLUMN {column} TYPE {kind}"))
+
+    await issue(store, pending("a", "ann"), pending("b", "bob"), pending("c", "cid"))
+    claims = [*await store.claim_due("A", NOW, TTL, 1), *await store.claim_due("A", NOW, TTL, 1)]
+    assert await store.commit([poll(claims[0], NOW)]) == [Outcome.COMMITTED]
+    assert await store.next_due() is not None
+    await altered("bigint" if column == "attempts" else "smallint")
+    assert len(await store.claim_due("A", NOW, TTL, 1)) == 1
+    assert await store.commit([poll(claims[1], NOW)]) == [Outcome.COMMITTED]
+    assert await store.next_due() is not None
+
+
 @pytest.mark.parametrize("change", [{"host": "127.0.0.1", "port": 1}, {"database": "not_there"}])
 async def test_a_server_that_cannot_be_reached(url: str, change: dict[str, object]) -> None:
     wrong = sa.make_url(url).set(username="kim", password="hunter2")
