@@ -274,7 +274,8 @@ class TestOriginsThatAreNamed:
             (["https://b.example?x=hush"], "more than an origin: of https://b.example"),
             (["https://me:hush@b.example"], "more than an origin: of https://b.example"),
             ("https://a.example", "a list of URLs, not one"),
-            ([7], r"a list of URLs, not \[7\]"),
+            (["https://me:hush@b.example", 7], "more than an origin"),
+            ([7], "origins has 7, which is no URL"),
         ],
     )
     def test_are_checked_at_once(self, tmp_path: Path, named: Any, said: str) -> None:
