@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from kimiflow.auth import KimiAuth as KimiAuth
     from kimiflow.errors import AccessDenied as AccessDenied
     from kimiflow.errors import AuthorizationExpired as AuthorizationExpired
+    from kimiflow.errors import ForeignOrigin as ForeignOrigin
     from kimiflow.errors import InvalidAccountName as InvalidAccountName
     from kimiflow.errors import InvalidSetting as InvalidSetting
     from kimiflow.errors import KeyMissing as KeyMissing
@@ -73,6 +74,7 @@ __all__ = [
     "AccessDenied",
     "AccountTransition",
     "AuthorizationExpired",
+    "ForeignOrigin",
     "InvalidAccountName",
     "InvalidSetting",
     "KeyMissing",

@@ -4,7 +4,8 @@
     ├── UsageError                 what was asked cannot be meant (also a ValueError)
     │   ├── InvalidSetting         a setting, in the environment or config.toml
     │   ├── InvalidAccountName
-    │   └── UnknownProvider
+    │   ├── UnknownProvider
+    │   └── ForeignOrigin          a request would have taken an account's token elsewhere than to its API
     ├── PersonNeeded               only a person can help
     │   ├── SignInNeeded           by ``kimiflow login NAME``
     │   │   ├── UnknownAccount
@@ -34,6 +35,7 @@ from __future__ import annotations
 __all__ = [
     "AccessDenied",
     "AuthorizationExpired",
+    "ForeignOrigin",
     "InvalidAccountName",
     "InvalidSetting",
     "KeyMissing",
@@ -87,6 +89,10 @@ class InvalidAccountName(UsageError):
 
 class UnknownProvider(UsageError):
     """No provider of that name is built in or configured."""
+
+
+class ForeignOrigin(UsageError):
+    """A request would have gone to an origin that an account's token and device id are not for; nothing was sent."""
 
 
 class PersonNeeded(KimiFlowError):

@@ -89,7 +89,7 @@ class KimiFlow:
         # With httpx, which takes longer to load than most commands have to do.
         from kimiflow.api.client import AccountApi  # noqa: PLC0415
 
-        return AccountApi(self._engine, self._tokens)
+        return AccountApi(self._engine, self._tokens, self._accounts)
 
     @classmethod
     def open(cls, settings: Settings | None = None, *, store: Store | None = None) -> Self:
@@ -326,25 +326,38 @@ class KimiFlow:
         snapshot = await self._snapshot(name)
         return await self._tokens.refreshed(snapshot, seen, timeout)
 
-    def auth(self, name: str) -> KimiAuth:
-        """An ``httpx.Auth`` that sends this account's token and device headers with each request."""
+    def auth(self, name: str, *, origins: Collection[str] = ()) -> KimiAuth:
+        """An ``httpx.Auth`` that sends this account's token and device headers with each request to its API.
+
+        A request to another origin than that of the account's ``api_base`` raises
+        :class:`~kimiflow.errors.ForeignOrigin` before anything leaves. Redirects to another origin go without both.
+
+        :param origins: further origins that may have them, as ``https://host`` or ``https://host:port``, such as a
+            gateway's; plain http on loopback only.
+        :raises UsageError: where one of ``origins`` is something else.
+        :raises InvalidAccountName: for a name that breaks the rule.
+        """
+        from kimiflow.api.origins import Origins  # noqa: PLC0415 - likewise
         from kimiflow.auth import KimiAuth  # noqa: PLC0415 - likewise
 
-        return KimiAuth(self, valid_account_name(name))
+        return KimiAuth(self, valid_account_name(name), Origins(self._api.api_base, self._snapshot, origins))
 
-    def pool(self, names: Sequence[str], *, strategy: Strategy = "round_robin") -> KimiPool:
+    def pool(
+        self, names: Sequence[str], *, strategy: Strategy = "round_robin", origins: Collection[str] = ()
+    ) -> KimiPool:
         """An ``httpx.Auth`` that serves each request as one of several accounts; see :mod:`kimiflow.pool`.
 
         An account is set aside while the API refuses it (its quota is used up, it has no membership…), and the request
         goes to the next one. Where none is left, the request raises :class:`~kimiflow.errors.PoolExhausted`.
 
         :param strategy: ``round_robin``, or ``least_recently_limited``, which uses up one quota after the other.
-        :raises UsageError: for no names, or another strategy.
+        :param origins: where requests may go besides the accounts' API, as for :meth:`auth`.
+        :raises UsageError: for no names, another strategy, or where one of ``origins`` is no origin.
         :raises InvalidAccountName: for a name that breaks the rule.
         """
         from kimiflow.pool import KimiPool  # noqa: PLC0415 - likewise
 
-        return KimiPool(self._api, names, strategy)
+        return KimiPool(self._api, names, strategy, origins)
 
     def api_base(self, name: str) -> str:
         """The base URL of the API that this account's tokens are for.

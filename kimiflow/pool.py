@@ -9,6 +9,9 @@ Where no account is left, :class:`~kimiflow.errors.PoolExhausted` is raised, rat
 one speaks for one account, its ``Retry-After`` is not that of the account which returns first, and where all were set
 aside before there is no reply at all. The error names them all. A request whose body cannot be sent twice gets the
 reply of the one account that it was made as.
+
+Requests go to the accounts' API, and to the origins that were named, or not at all. What comes from behind a redirect to
+another origin, which was followed without token and device headers, says nothing about an account, and is the answer.
 """
 
 from __future__ import annotations
@@ -17,16 +20,24 @@ from typing import TYPE_CHECKING, Protocol
 
 import httpx
 
+from kimiflow.api.origins import Origins, bore
 from kimiflow.api.refusals import ABOUT_THE_ACCOUNT, PAUSE_LIMITED, refusal_in
-from kimiflow.auth import signed
 from kimiflow.authflow import AuthFlow, ask, body_of
-from kimiflow.errors import KimiFlowError, PoolExhausted, RequestFailed, SignInNeeded, StillPending, UsageError
+from kimiflow.errors import (
+    ForeignOrigin,
+    KimiFlowError,
+    PoolExhausted,
+    RequestFailed,
+    SignInNeeded,
+    StillPending,
+    UsageError,
+)
 from kimiflow.roster import Absence, Roster
 from kimiflow.secret import Secret
 from kimiflow.status import rfc3339
 
 if TYPE_CHECKING:
-    from collections.abc import Generator, Mapping, Sequence
+    from collections.abc import Collection, Generator, Mapping, Sequence
     from typing import Any
 
     from kimiflow.api.refusals import Refusal
@@ -49,14 +60,17 @@ class Lender(Protocol):
     def now(self) -> float:
         """Unix seconds."""
 
+    def api_base(self, name: str) -> str | None:
+        """The API that an account's tokens are for; ``None`` where it has none, or has not been looked up yet."""
+
+    async def look_up(self, name: str) -> object:
+        """Learns of an account that may be handed out. Raises :class:`SignInNeeded` where it may not."""
+
     async def token(self, name: str) -> Token:
         """A fresh token of an account that may be handed out. Raises :class:`SignInNeeded` where it may not."""
 
     async def refresh(self, name: str, *, seen: str | None = None) -> Token:
         """A token other than ``seen``."""
-
-    def api_base(self, name: str) -> str | None:
-        """The API that an account's tokens are for, once it has lent one; ``None`` where that is not configured."""
 
     async def returns_at(self, name: str) -> float | None:
         """When the quota that is used up is back, by the account's usages; ``None`` where they do not say."""
@@ -68,8 +82,15 @@ class KimiPool(AuthFlow):
     Accounts that are not signed in, or may not be handed out, are passed over for as long as that is so.
     """
 
-    def __init__(self, lender: Lender, names: Sequence[str], strategy: Strategy = "round_robin") -> None:
+    def __init__(
+        self,
+        lender: Lender,
+        names: Sequence[str],
+        strategy: Strategy = "round_robin",
+        origins: Collection[str] = (),
+    ) -> None:
         self._lender = lender
+        self._origins = Origins(lender.api_base, lender.look_up, origins)
         self._roster = Roster(names, strategy)
         self._api: tuple[str, str | None] | None = None
 
@@ -84,15 +105,20 @@ class KimiPool(AuthFlow):
         """The request as one account after the other, until one is served.
 
         :raises PoolExhausted: where no account is left.
+        :raises ForeignOrigin: where it goes elsewhere than to the accounts' API and the origins that were named.
         """
-        lender, roster = self._lender, self._roster
+        lender, roster, origins = self._lender, self._roster, self._origins
         passed_over: dict[str, str] = {}
         for name in roster.turn():
             if roster.absence(name, lender.now()) is not None:
                 continue
             token: Token | None
             try:
+                yield from origins.admit(request, name)
                 token = yield from ask(lender.token, name)
+            except ForeignOrigin:
+                self._check_api(name)  # which has more to say where it is the pool that does not fit
+                raise
             except _PASSED_OVER as error:
                 passed_over[name] = error.message
                 continue
@@ -100,8 +126,8 @@ class KimiPool(AuthFlow):
                 self._set_aside(name, PAUSE_LIMITED, error.message)
                 continue
             self._check_api(name)
-            response = yield signed(request, token)
-            if response.status_code == httpx.codes.UNAUTHORIZED:
+            response = yield origins.signed(request, token)
+            if response.status_code == httpx.codes.UNAUTHORIZED and bore(response, token):
                 try:
                     token = yield from ask(lender.refresh, name, seen=token.access_token)
                 except _PASSED_OVER as error:
@@ -114,7 +140,7 @@ class KimiPool(AuthFlow):
                     return
                 if token is None:
                     continue
-                response = yield signed(request, token)
+                response = yield origins.signed(request, token)
             refused = yield from self._refused(name, response, token)
             if not refused or not _can_be_repeated(request):
                 return
@@ -122,7 +148,7 @@ class KimiPool(AuthFlow):
 
     def _refused(self, name: str, response: httpx.Response, token: Token) -> Generator[Await | ReadBody, Any, bool]:
         """Whether the account was refused; then it is set aside."""
-        if response.status_code not in ABOUT_THE_ACCOUNT:
+        if response.status_code not in ABOUT_THE_ACCOUNT or not bore(response, token):
             return False
         body = yield from body_of(response)
         now = self._lender.now()

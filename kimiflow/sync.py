@@ -155,13 +155,15 @@ class KimiFlow:
         """See :meth:`kimiflow.flow.KimiFlow.refresh`."""
         return self._run(lambda: self._flow.refresh(name, seen=seen, timeout=timeout))
 
-    def auth(self, name: str) -> KimiAuth:
+    def auth(self, name: str, *, origins: Collection[str] = ()) -> KimiAuth:
         """An ``httpx.Auth`` for ``httpx.Client``; see :meth:`kimiflow.flow.KimiFlow.auth`."""
-        return self._flow.auth(name).for_threads(self._run)
+        return self._flow.auth(name, origins=origins).for_threads(self._run)
 
-    def pool(self, names: Sequence[str], *, strategy: Strategy = "round_robin") -> KimiPool:
+    def pool(
+        self, names: Sequence[str], *, strategy: Strategy = "round_robin", origins: Collection[str] = ()
+    ) -> KimiPool:
         """An ``httpx.Auth`` for ``httpx.Client``; see :meth:`kimiflow.flow.KimiFlow.pool`."""
-        return self._flow.pool(names, strategy=strategy).for_threads(self._run)
+        return self._flow.pool(names, strategy=strategy, origins=origins).for_threads(self._run)
 
     def api_base(self, name: str) -> str:
         """See :meth:`kimiflow.flow.KimiFlow.api_base`."""

@@ -45,10 +45,11 @@ def why_not_lent(snapshot: Snapshot) -> KimiFlowError | None:
 class AccountApi:
     """Asks the API as one account or another, and lends tokens to pools."""
 
-    def __init__(self, engine: Engine, tokens: TokenSource) -> None:
+    def __init__(self, engine: Engine, tokens: TokenSource, met: dict[str, Account]) -> None:
         self._engine = engine
         self._tokens = tokens
-        self._bases: dict[str, str | None] = {}
+        self._met = met
+        """The accounts that have been met, by name, each as it was last seen."""
 
     # For pools: see :class:`kimiflow.pool.Lender`
 
@@ -61,20 +62,30 @@ class AccountApi:
 
         :raises SignInNeeded: and the others, as for :meth:`KimiFlow.token`.
         """
-        snapshot = await self._engine.snapshot(name)
-        if (reason := why_not_lent(snapshot)) is not None:
-            raise reason
-        provider = find_provider(self._engine.providers, snapshot.account.provider, account=name)
-        self._bases[name] = provider.api_base
-        return await self._tokens.fresh(snapshot, None)
+        return await self._tokens.fresh(await self.look_up(name), None)
 
     async def refresh(self, name: str, *, seen: str | None = None) -> Token:
         """A token other than ``seen``; see :meth:`KimiFlow.refresh`."""
         return await self._tokens.refreshed(await self._engine.snapshot(name), seen, None)
 
     def api_base(self, name: str) -> str | None:
-        """The API that the account's tokens are for; known once :meth:`token` was asked for one."""
-        return self._bases.get(name)
+        """The API that the account's tokens are for; ``None`` where it has none, or has not been met yet."""
+        account = self._met.get(name)
+        provider = None if account is None else self._engine.providers.get(account.provider)
+        return None if provider is None else provider.api_base
+
+    async def look_up(self, name: str) -> Snapshot:
+        """An account that may be handed out, as it is now.
+
+        :raises SignInNeeded: where it may not.
+        :raises UnknownProvider: where its provider is set up no more.
+        """
+        snapshot = await self._engine.snapshot(name)
+        if (reason := why_not_lent(snapshot)) is not None:
+            raise reason
+        find_provider(self._engine.providers, snapshot.account.provider, account=name)
+        self._met[name] = snapshot.account
+        return snapshot
 
     async def returns_at(self, name: str) -> float | None:
         """When the last of the quotas that are used up is back; ``None`` where the usages do not say."""

@@ -43,7 +43,7 @@ async def asynchronous() -> None:
         assert_type(flow.auth("work"), KimiAuth)
         assert_type(flow.pool(["work", "home"], strategy="least_recently_limited"), KimiPool)
         assert_type(flow.api_base("work"), str)
-        httpx.AsyncClient(auth=flow.auth("work"))
+        httpx.AsyncClient(auth=flow.auth("work", origins=["https://gateway.example"]))
         httpx.AsyncClient(auth=flow.pool(["work"]))
         assert_type(await flow.status(), list[Status])
         assert_type(await flow.history("work"), list[Transition])
@@ -70,7 +70,7 @@ def synchronous() -> None:
         assert_type(flow.token("work"), Token)
         assert_type(flow.refresh("work"), Token)
         httpx.Client(auth=flow.auth("work"), base_url=flow.api_base("work"))
-        httpx.Client(auth=flow.pool(["work"]))
+        httpx.Client(auth=flow.pool(["work"], origins=["https://gateway.example"]))
         for event in flow.events():
             assert_type(event, AccountTransition)
         assert_type(flow.profile("work"), Profile)

@@ -234,7 +234,7 @@ async def test_no_token_is_in_what_is_said(world: World) -> None:
     def echo(request: httpx.Request) -> httpx.Response:
         return httpx.Response(429, json={"error": {"message": f"no: {request.headers['Authorization']}"}})
 
-    pool = world.flow.pool(["a"])
+    pool = world.flow.pool(["a"], origins=["https://api.example"])
     async with httpx.AsyncClient(auth=pool, transport=httpx.MockTransport(echo)) as client:
         with pytest.raises(PoolExhausted, match=r"no: Bearer \[redacted\]") as caught:
             await client.get("https://api.example")

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 import httpx
 import pytest
 
+from kimiflow.api.origins import Origins
 from kimiflow.auth import KimiAuth
 from kimiflow.errors import AuthorizationExpired
 from kimiflow.status import Token
@@ -26,6 +27,12 @@ class Giver:
         self.requests_to_server = 0
         self._lock = asyncio.Lock()
 
+    def api_base(self, name: str) -> str:
+        return "https://api.example"
+
+    async def look_up(self, name: str) -> None:
+        raise AssertionError(f"the API of {name} is known")
+
     def _token(self, name: str) -> Token:
         return Token(name, f"token-{self.number}", "Bearer", 0.0, None, f"device-of-{name}")
 
@@ -43,9 +50,13 @@ class Giver:
             return self._token(name)
 
 
+def auth(giver: Giver, name: str = "work") -> KimiAuth:
+    return KimiAuth(giver, name, Origins(giver.api_base, giver.look_up))
+
+
 def api(handler: Callable[[httpx.Request], httpx.Response], giver: Giver, name: str = "work") -> httpx.AsyncClient:
     return httpx.AsyncClient(
-        transport=httpx.MockTransport(handler), auth=KimiAuth(giver, name), base_url="https://api.example"
+        transport=httpx.MockTransport(handler), auth=auth(giver, name), base_url="https://api.example"
     )
 
 
@@ -147,7 +158,7 @@ async def test_a_body_that_cannot_be_sent_again_is_not_sent_by_half() -> None:
                 pass
             return httpx.Response(401)
 
-    async with httpx.AsyncClient(transport=Consuming(), auth=KimiAuth(Giver(), "work")) as client:
+    async with httpx.AsyncClient(transport=Consuming(), auth=auth(Giver())) as client:
         with pytest.raises(httpx.StreamConsumed):
             await client.post("https://api.example/", content=stream())
 
@@ -178,7 +189,7 @@ async def test_accounts_do_not_mix() -> None:
 def test_it_is_not_for_a_client_without_an_event_loop() -> None:
     transport = httpx.MockTransport(lambda _: httpx.Response(200))
     with (
-        httpx.Client(transport=transport, auth=KimiAuth(Giver(), "work")) as client,
+        httpx.Client(transport=transport, auth=auth(Giver())) as client,
         pytest.raises(RuntimeError, match=r"httpx\.AsyncClient"),
     ):
         client.get("https://api.example")

@@ -14,6 +14,7 @@ PUBLIC = [
     "AccessDenied",
     "AccountTransition",
     "AuthorizationExpired",
+    "ForeignOrigin",
     "InvalidAccountName",
     "InvalidSetting",
     "KeyMissing",

@@ -39,7 +39,7 @@ class TestDisabled:
 
     async def served(self, sandbox: ThreadedSandbox) -> None:
         async with KimiFlow.open(load_settings()) as flow:
-            pool = flow.pool(["a", "b"])
+            pool = flow.pool(["a", "b"], origins=[sandbox.url])
             async with httpx.AsyncClient(auth=pool, base_url=sandbox.url) as client:
                 await flow.accounts.disable(["a"])
                 for _ in range(4):
