@@ -38,6 +38,7 @@ if TYPE_CHECKING:
     from kimiflow.errors import SignInNeeded as SignInNeeded
     from kimiflow.errors import StillPending as StillPending
     from kimiflow.errors import StoreError as StoreError
+    from kimiflow.errors import StoreReplaced as StoreReplaced
     from kimiflow.errors import StoreUnavailable as StoreUnavailable
     from kimiflow.errors import TokenRefused as TokenRefused
     from kimiflow.errors import UnknownAccount as UnknownAccount
@@ -99,6 +100,7 @@ __all__ = [
     "Status",
     "StillPending",
     "StoreError",
+    "StoreReplaced",
     "StoreUnavailable",
     "Token",
     "TokenRefused",

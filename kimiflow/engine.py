@@ -18,7 +18,15 @@ from contextlib import asynccontextmanager, contextmanager, suppress
 from typing import TYPE_CHECKING, Final
 
 from kimiflow.batching import Batched
-from kimiflow.errors import NotSaved, StillPending, StoreError, StoreUnavailable, UnknownAccount, UsageError
+from kimiflow.errors import (
+    NotSaved,
+    StillPending,
+    StoreError,
+    StoreReplaced,
+    StoreUnavailable,
+    UnknownAccount,
+    UsageError,
+)
 from kimiflow.finishing import begin, finish, outlast
 from kimiflow.keys.loading import load_vault
 from kimiflow.logs import get_logger
@@ -379,7 +387,9 @@ class Engine:
                     self.stirred()
                     # Many commits in a row are one piece of news; those of this process have been told already.
                     await asyncio.sleep(_NEWS_GATHER)
-            except StoreUnavailable:
+            except StoreUnavailable as error:
+                if isinstance(error, StoreReplaced) and self._scheduler is not None:
+                    self._scheduler.wake()  # which ends with it
                 # Whoever needs the store meets the same trouble and reports it; here it is only waited out.
                 await asyncio.sleep(1.0)
             except Exception:  # without this task nobody would hear of anything any more

@@ -21,6 +21,7 @@
     ├── PoolExhausted              no account of a pool is left
     ├── StoreError
     │   ├── StoreUnavailable       the database is locked, away or not readable
+    │   │   └── StoreReplaced      the file at the database's path is not the one that is open
     │   ├── NotSaved               what a server said could be saved nowhere
     │   └── SchemaMismatch         the database is newer than the program, or not ours
     └── VaultError
@@ -52,6 +53,7 @@ __all__ = [
     "SignedOut",
     "StillPending",
     "StoreError",
+    "StoreReplaced",
     "StoreUnavailable",
     "TokenRefused",
     "UnknownAccount",
@@ -168,6 +170,10 @@ class StoreError(KimiFlowError):
 
 class StoreUnavailable(StoreError):
     """The database is locked, away, or not to be read or written just now."""
+
+
+class StoreReplaced(StoreUnavailable):
+    """The file at the database's path is not the one that is open: it was replaced, moved or removed meanwhile."""
 
 
 class NotSaved(StoreError):

@@ -15,7 +15,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Final
 
 from kimiflow.advance import INTERRUPTED, OUT_OF_TIME, advance, is_overdue, local_event, needs_person
-from kimiflow.errors import KimiFlowError, StoreUnavailable, VaultError
+from kimiflow.errors import KimiFlowError, StoreReplaced, StoreUnavailable, VaultError
 from kimiflow.events import AttemptFailed, RefreshDue
 from kimiflow.finishing import begin
 from kimiflow.model import HOLDS_TOKENS, State
@@ -170,6 +170,8 @@ class Scheduler:
         """Drives whatever is due until :meth:`stop`. To be cancelled stops it as well, and lets land what is in flight.
 
         What nobody has thought of costs one round; it is raised where it ends several in a row.
+
+        :raises StoreReplaced: where what is open is not what others find at the same place; nothing is claimed there.
         """
         pause, surprises = _FIRST_PAUSE, 0
         try:
@@ -178,6 +180,8 @@ class Scheduler:
                 try:
                     self._planned = await self._round()
                     pause, surprises = _FIRST_PAUSE, 0
+                except StoreReplaced:
+                    raise
                 except StoreUnavailable as error:
                     self._log.warning("store_unavailable", retry_in=pause, reason=error.message)
                     self._planned = self._clock.now() + pause

@@ -45,6 +45,16 @@ class Backend(ABC):
         """See :meth:`~kimiflow.stores.base.Store.stamp`."""
         return None
 
+    def settled(self) -> None:  # noqa: B027 - may stay as it is
+        """Called once it is open and up to date."""
+
+    def check_in_place(self) -> None:  # noqa: B027 - may stay as it is
+        """Sees to it that what is open is what others find at the same address.
+
+        :raises StoreReplaced: where it is not.
+        :raises StoreUnavailable: where that cannot be found out.
+        """
+
     @abstractmethod
     async def exists(self) -> bool:
         """Whether there is anything to look at, found out without making it."""

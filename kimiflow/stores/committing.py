@@ -71,12 +71,16 @@ class Committing:
             return []
         if (batch := _Straight.of(steps)) is not None:
             try:
-                await self._database.at_once(lambda transaction: self._write_straight(transaction, batch))
+                await self._database.at_once(
+                    lambda transaction: self._write_straight(transaction, batch), in_any_case=True
+                )
             except _NotStraight:
                 pass
             else:
                 return [Outcome.COMMITTED] * len(steps)
-        outcomes = await self._database.at_once(lambda transaction: self._write_planned(transaction, steps))
+        outcomes = await self._database.at_once(
+            lambda transaction: self._write_planned(transaction, steps), in_any_case=True
+        )
         assert outcomes is not None  # noqa: S101 - nobody was asked whether it is worth it
         return outcomes
 

@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import asyncio
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, contextmanager
 from typing import TYPE_CHECKING, TypeVar, cast
 
-from kimiflow.errors import StoreError
+from kimiflow.errors import StoreError, StoreReplaced
 from kimiflow.stores.opening import bring_up_to_date
 from kimiflow.stores.trouble import TablesChanged, broke, trouble
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Awaitable, Callable
+    from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 
     from sqlalchemy.ext.asyncio import AsyncConnection
 
@@ -33,15 +33,28 @@ class Database:
         self._version_seen: int | str | None = None
         backend.on_news = self._tell
 
+    @contextmanager
+    def _trouble(self) -> Iterator[None]:
+        try:
+            with trouble(self._backend.where):
+                yield
+        except StoreReplaced:
+            raise
+        except StoreError:
+            # Of a file that is not the right one any more this says more than what came of it.
+            self._backend.check_in_place()
+            raise
+
     async def open(self) -> None:
         """Makes the database where it is missing, and brings its schema up to date.
 
         :raises SchemaMismatch: where it is newer than this program, or somebody else's.
         """
-        with trouble(self._backend.where):
+        with self._trouble():
             try:
                 await self._backend.make()
                 await bring_up_to_date(self._backend)
+                self._backend.settled()
             except BaseException:
                 await self._backend.close()
                 raise
@@ -50,14 +63,14 @@ class Database:
     async def close(self) -> None:
         """Lets go of every connection."""
         self._opened = False
-        with trouble(self._backend.where):
+        with self._trouble():
             await self._backend.close()
 
     @asynccontextmanager
     async def reading(self) -> AsyncIterator[AsyncConnection]:
         """For one statement that writes nothing."""
         self._must_be_open()
-        with trouble(self._backend.where):
+        with self._trouble():
             async with self._backend.reader.connect() as connection, _given_up(connection):
                 yield connection
 
@@ -66,9 +79,11 @@ class Database:
         """A transaction: all of it is durable when the block is left, or none of it was written.
 
         :param announced: others hear of it at once, because it gives them something to do.
+        :raises StoreReplaced: where it would be written into a file that nobody else sees.
         """
         self._must_be_open()
-        with trouble(self._backend.where):
+        self._backend.check_in_place()
+        with self._trouble():
             # Given up twice: for what happens in the transaction, and for its end.
             async with (
                 self._backend.writer.connect() as connection,
@@ -86,7 +101,7 @@ class Database:
         self._must_be_open()
 
         async def once() -> T:
-            with trouble(self._backend.where):
+            with self._trouble():
                 return cast("T", await self._backend.at_once(act, self.reading, writes=False))
 
         return await _once_more(once)
@@ -97,21 +112,28 @@ class Database:
         *,
         worth: Callable[[Transaction], bool] | None = None,
         single: bool = False,
+        in_any_case: bool = False,
     ) -> T | None:
         """Like :meth:`writing`, in the driver's own words and for a function that waits for nothing else.
 
         :param worth: may be asked before whether there is anything to do; where it says no, ``None`` is returned.
         :param single: ``act`` is one statement, so that it needs neither a beginning nor an end where the database can
             do without.
+        :param in_any_case: also into a file that nobody else sees, because it may be put back; then that is raised.
+        :raises StoreReplaced: where it is such a file.
         """
         self._must_be_open()
+        if not in_any_case:
+            self._backend.check_in_place()
         connected = self.reading if single and self._backend.autocommits else self.writing
 
         async def once() -> T | None:
-            with trouble(self._backend.where):
+            with self._trouble():
                 return await self._backend.at_once(act, connected, writes=True, worth=worth)
 
         done = await _once_more(once)
+        if in_any_case:
+            self._backend.check_in_place()
         if done is not None:
             self._tell()
         return done
@@ -127,7 +149,7 @@ class Database:
 
     async def now(self, local: float) -> float:
         """The time by the database's clock, where it has one."""
-        with trouble(self._backend.where):
+        with self._trouble():
             return await self._backend.now(local)
 
     def stamp(self) -> object | None:
@@ -135,7 +157,10 @@ class Database:
         return self._backend.stamp()
 
     async def changed(self, timeout: float) -> bool:
-        """Whether anybody may have committed since the last call, waiting up to ``timeout`` seconds for it."""
+        """Whether anybody may have committed since the last call, waiting up to ``timeout`` seconds for it.
+
+        :raises StoreReplaced: where nothing of what others commit will be seen any more.
+        """
         self._must_be_open()
         loop = asyncio.get_running_loop()
         deadline = loop.time() + timeout
@@ -143,7 +168,8 @@ class Database:
         while True:
             # Before the look, so that what is committed after it is heard of.
             news = self._news
-            with trouble(self._backend.where):
+            self._backend.check_in_place()
+            with self._trouble():
                 version = await self._backend.version()
             if version != before:
                 self._version_seen = version

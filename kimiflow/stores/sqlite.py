@@ -24,7 +24,7 @@ import sqlalchemy as sa
 from sqlalchemy.ext.asyncio import create_async_engine
 
 from kimiflow.boottime import this_boot
-from kimiflow.errors import InvalidSetting, StoreUnavailable
+from kimiflow.errors import InvalidSetting, StoreReplaced, StoreUnavailable
 from kimiflow.stores.backend import Backend
 from kimiflow.stores.bootclock import BootClock
 from kimiflow.stores.sqlite_thread import ThreadedConnection
@@ -54,6 +54,8 @@ _WRITER: Final = (
 _READER: Final = ("PRAGMA query_only = ON",)
 _READERS: Final = 4
 _PAUSE: Final = 0.02
+_HEADER: Final = 100
+"""Bytes that every database begins with."""
 
 
 class SqliteBackend(Backend):
@@ -78,6 +80,8 @@ class SqliteBackend(Backend):
         self._clock = BootClock(this_boot())
         self._watch: asyncio.Task[aiosqlite.Connection] | None = None
         self._stamps: sqlite3.Connection | None = None
+        self._files: dict[Path, tuple[int, int]] = {}
+        """The database and its log as they are open here: device and inode of each."""
 
     def _engine(self, pragmas: Sequence[str], *, connections: int) -> AsyncEngine:
         engine = create_async_engine(
@@ -202,12 +206,49 @@ class SqliteBackend(Backend):
     def stamp(self) -> object | None:
         """The same number, read where it is kept: in memory that all processes share, so that nobody is waited for."""
         try:
-            if self._stamps is None:
-                self._stamps = sqlite3.connect(self.path, isolation_level=None, check_same_thread=False)
-            row = self._stamps.execute("PRAGMA data_version").fetchone()
+            return self._stamp()
         except sqlite3.Error:
             return None
+
+    def _stamp(self) -> object | None:
+        if self._stamps is None:
+            self._stamps = sqlite3.connect(self.path, isolation_level=None, check_same_thread=False)
+        row = self._stamps.execute("PRAGMA data_version").fetchone()
         return row[0] if row else None
+
+    def settled(self) -> None:
+        """Notes which files are open.
+
+        The connection of :meth:`stamp` stays for as long as this is, and while there is one the log stays the same file.
+        """
+        self._stamp()
+        log = self.path.with_name(f"{self.path.name}-wal")
+        self._files = {path: _file_at(path) for path in (self.path, log) if path.exists()}
+
+    def check_in_place(self) -> None:
+        """Compares what is at the paths: two looks at a folder that is in memory anyway.
+
+        Whoever writes into a file that was unlinked writes for nobody, and another worker on the file that took its
+        place has the same refresh tokens.
+        """
+        for path, opened in self._files.items():
+            try:
+                found = path.stat()
+            except (FileNotFoundError, NotADirectoryError):
+                raise self._replaced(path, "was moved or removed") from None
+            except OSError as error:
+                raise StoreUnavailable(f"{self.where} cannot be looked at: {error.strerror}") from None
+            if (found.st_dev, found.st_ino) != opened:
+                raise self._replaced(path, "was replaced by another file")
+            if path == self.path and found.st_size < _HEADER:
+                raise self._replaced(path, "was cut short")
+
+    def _replaced(self, path: Path, what: str) -> StoreReplaced:
+        part = "" if path == self.path else "'s log"
+        return StoreReplaced(
+            f"{self.where}{part} {what} since it was opened",
+            hint="Nothing new is begun; what had arrived is kept. Put the right file in its place, then start again.",
+        )
 
     async def _connect_watch(self) -> aiosqlite.Connection:
         return await aiosqlite.connect(self.path, isolation_level=None)
@@ -223,6 +264,11 @@ class SqliteBackend(Backend):
         await self.reader.dispose()
         # Last, so that it can tidy the log away.
         await self.writer.dispose()
+
+
+def _file_at(path: Path) -> tuple[int, int]:
+    found = path.stat()
+    return found.st_dev, found.st_ino
 
 
 async def _only_row(connection: aiosqlite.Connection, statement: str) -> tuple[Any, ...]:

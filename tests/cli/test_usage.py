@@ -129,6 +129,7 @@ def test_exit_codes_of_errors() -> None:
         "RequestFailed": 1,
         "ServerUnreachable": 5,
         "StoreError": 1,
+        "StoreReplaced": 1,
         "StoreUnavailable": 1,
         "SchemaMismatch": 1,
         "VaultError": 1,

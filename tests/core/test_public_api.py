@@ -39,6 +39,7 @@ PUBLIC = [
     "Status",
     "StillPending",
     "StoreError",
+    "StoreReplaced",
     "StoreUnavailable",
     "Token",
     "TokenRefused",
