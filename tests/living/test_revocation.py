@@ -280,4 +280,6 @@ class TestInCode:
 
 
 def test_the_help_says_so(house: House) -> None:
-    assert {"revocation_endpoint", "--no-revoke"} <= set(house.good("logout", "--help").out.split())
+    shown = house.good("logout", "--help").out
+    assert "revocation_endpoint" in shown
+    assert "--no-revoke" in shown
