@@ -532,10 +532,11 @@ _REVOCATION_CODES: Final = _OAUTH_CODES | {"unsupported_token_type"}
 def parse_revocation(reply: Reply, request: TokenRequest) -> AttemptFailed | None:
     """RFC 7009 §2.2; ``None`` where the server has taken the token back.
 
-    It says so with a 200, for a token that it does not know as well, and what else there is in the body means nothing.
-    Only an OAuth error there does, from a server that sends those with 200.
+    It says so with a 200, for a token that it does not know as well, and what else is in the body means nothing. Unless
+    that is an OAuth error, from a server that sends those with 200, or a web page, from something in front of it.
     """
     body = _json_object(reply)
-    if 200 <= reply.status < 300 and (body is None or _error_code(body) not in _REVOCATION_CODES):
+    refused = body is not None and _error_code(body) in _REVOCATION_CODES
+    if 200 <= reply.status < 300 and not refused and reply.body.lstrip()[:1] != b"<":
         return None
     return _failed(reply, body, request.secrets)

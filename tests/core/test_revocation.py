@@ -71,6 +71,7 @@ class TestOnTheWire:
             ({"error": "invalid_client"}, 401, "invalid_client"),
             ({"message": "invalid_token"}, 400, "invalid_token"),
             (b"<html>", 503, "http_503"),
+            (b"\n<html>", 200, "invalid_response"),
             (None, 404, "http_404"),
             ({}, 302, "http_302"),
         ],

@@ -13,7 +13,7 @@ from urllib.parse import parse_qsl
 
 import pytest
 
-from kimiflow import KimiFlow, UnknownAccount, sync
+from kimiflow import KimiFlow, SignedOut, UnknownAccount, sync
 from kimiflow.sandbox import KIMI_CLIENT_ID, REVOCATION_PATH
 from kimiflow.sandbox.server import Sandbox
 from tests.formats.house import House
@@ -261,6 +261,30 @@ class TestInCode:
             assert [each.issuer for each in flow.sign_out(["c"], revoke=False)] == [None]
             assert flow.logout(["c"], revoke=False) == 0
         assert len(house.sandbox.log("revocation")) == 4
+
+    @pytest.mark.parametrize("fault", ["late/0.5:refresh", "delay/0.5:refresh"])
+    def test_a_refresh_in_flight_brings_nothing_back_neither_here_nor_there(self, house: House, fault: str) -> None:
+        house.sign_in("a")
+        house.sandbox.inject(fault)
+
+        async def crossed() -> None:
+            async with KimiFlow.open() as worker, KimiFlow.open() as person:
+                refreshing = asyncio.create_task(worker.refresh("a"))
+                while worker.awaited() != ["a"]:
+                    await asyncio.sleep(0.01)
+                await asyncio.sleep(0.1)
+                [departure] = await person.sign_out(["a"])
+                assert (departure.issuer, departure.reason) == (house.sandbox.url, None)
+                with pytest.raises(SignedOut):
+                    await refreshing
+
+        asyncio.run(crossed())
+        assert house.status()["a"]["state"] is None
+        entries = house.sandbox.log()
+        assert [entry.kind for entry in entries[-3:]] == ["revocation", "revocation", "refresh"]
+        issued = [entry.issued_access_token for entry in entries if entry.issued_access_token]
+        assert len(issued) == (2 if fault.startswith("late") else 1)
+        assert not any(is_valid(house, token) for token in issued)
 
     def test_whoever_is_cancelled_meanwhile_has_told_nevertheless(self, house: House) -> None:
         house.sign_in("a")
