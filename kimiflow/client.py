@@ -118,12 +118,14 @@ class Client:
         check_revocation(provider, issuer_of(provider, authorization.origin), account.name)
         deadline = self._clock.monotonic() + timeout
         access_token, refresh_token = authorization.access_token, authorization.refresh_token
+        held = [secret for secret in (access_token, refresh_token) if secret is not None]
         failed = None
         if refresh_token is not None:
-            failed = await self._revoke(account, wire.revocation_request(provider, refresh_token), timeout)
+            request = wire.revocation_request(provider, refresh_token, "refresh_token", *held)
+            failed = await self._revoke(account, request, timeout)
         left = deadline - self._clock.monotonic()
         if access_token is not None and failed is None and left > 0:
-            request = wire.revocation_request(provider, access_token, "access_token")
+            request = wire.revocation_request(provider, access_token, "access_token", *held)
             refused = await self._revoke(account, request, left)
             failed = refused if refresh_token is None else None
         return failed

@@ -265,13 +265,16 @@ def refresh_request(provider: Provider, refresh_token: Secret, *beside: Secret) 
 
 
 def revocation_request(
-    provider: Provider, token: Secret, hint: Literal["refresh_token", "access_token"] = "refresh_token"
+    provider: Provider, token: Secret, hint: Literal["refresh_token", "access_token"], *held: Secret
 ) -> TokenRequest:
-    """RFC 7009 §2.1; for a provider that has a revocation endpoint."""
+    """RFC 7009 §2.1; for a provider that has a revocation endpoint.
+
+    What the account ``held`` besides is not sent, and not shown where it comes back.
+    """
     assert provider.revocation_endpoint is not None  # noqa: S101 - the caller has seen to it
     form = urlencode({"client_id": provider.client_id, "token_type_hint": hint})
     body = f"{form}&token=".encode() + _quoted(token)
-    return TokenRequest(provider.revocation_endpoint, body, (token,))
+    return TokenRequest(provider.revocation_endpoint, body, (token, *held))
 
 
 def retry_after(value: str | None, now: float) -> float | None:

@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
 REVOKING = replace(PROVIDER, revocation_endpoint="https://auth.example/api/oauth/revoke")
 REFRESH = Secret("refresh+/ 1")
-REQUEST = wire.revocation_request(REVOKING, REFRESH)
+REQUEST = wire.revocation_request(REVOKING, REFRESH, "refresh_token")
 UNSUPPORTED = http(json.dumps({"error": "unsupported_token_type"}).encode(), "400 Bad Request")
 
 

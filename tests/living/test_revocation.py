@@ -171,9 +171,10 @@ class TestAServerThatCannotBeTold:
 
     def test_gets_no_secret_into_what_is_said_about_it(self, house: House, monkeypatch: pytest.MonkeyPatch) -> None:
         def echo(form: dict[str, str]) -> tuple[int, bytes]:
-            return 400, f'{{"error": "no {form["token"]}", "error_description": "{form["token"]} again"}}'.encode()
+            return 400, f'{{"error": "no {form["token"]}", "error_description": "{form["token"]} {access}"}}'.encode()
 
         house.sign_in("a")
+        access, _ = tokens_of(house, "a")
         monkeypatch.setenv("KIMIFLOW_LOG_LEVEL", "debug")
         with serving(echo) as url:
             configure(house, f"{url}/revoke")
