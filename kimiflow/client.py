@@ -105,7 +105,7 @@ class Client:
     async def revoke(
         self, account: Account, authorization: Authorization[Secret], *, timeout: float
     ) -> AttemptFailed | None:
-        """RFC 7009 §2.1, in ``timeout`` seconds: what kept the server from taking the tokens back, ``None`` for nothing.
+        """RFC 7009 §2.1, in ``timeout`` seconds: what kept the server from taking the tokens back, if anything did.
 
         The refresh token goes first, and what the server says to that counts: with it the grant is over. The access
         token follows, because a server does not have to end it along with the grant; nor has it to take one back at all

@@ -1,4 +1,4 @@
-"""Accounts that are signed out: first here, then at the server that issued their tokens, where it can be told (RFC 7009).
+"""Accounts that are signed out: here, then at the server that issued their tokens, where it can be told (RFC 7009).
 
 The secrets are gone from the store before anything is sent, so the sign-out hangs on no server, and whoever drives the
 store sends nothing with them any more. A refresh that is in flight then lands on nothing. What the server says to the

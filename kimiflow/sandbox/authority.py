@@ -14,8 +14,8 @@ All of it costs a few dict look-ups, however many codes and tokens there are.
 What it decides where the RFCs leave a choice: the pace of polling matters only while the code is undecided (RFC 8628
 §3.5 calls ``slow_down`` a variant of ``authorization_pending``); the first poll may come at any time; an interval
 grows once the client was told so, that is when the ``slow_down`` was delivered; a refresh token has no grace: its
-second use revokes all tokens that descend from the same approval (RFC 9700 §4.14.2); so does the revocation of a refresh
-token, rotated or not, while that of an access token ends just this one (RFC 7009 §2.1).
+second use revokes all tokens that descend from the same approval (RFC 9700 §4.14.2); so does the revocation of a
+refresh token, rotated or not, while that of an access token ends just this one (RFC 7009 §2.1).
 """
 
 from __future__ import annotations

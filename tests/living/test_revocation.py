@@ -38,7 +38,8 @@ def configure(house: House, revocation_endpoint: str | None) -> None:
     url = house.sandbox.url
     endpoint = "" if revocation_endpoint is None else f'revocation_endpoint = "{revocation_endpoint}"\n'
     (home(house) / "config.toml").write_text(
-        f'provider = "corp"\n[providers.corp]\nclient_id = "{KIMI_CLIENT_ID}"\ntoken_endpoint = "{url}/api/oauth/token"\n'
+        f'provider = "corp"\n[providers.corp]\nclient_id = "{KIMI_CLIENT_ID}"\n'
+        f'token_endpoint = "{url}/api/oauth/token"\n'
         f'device_authorization_endpoint = "{url}/api/oauth/device_authorization"\n{endpoint}'
     )
 
