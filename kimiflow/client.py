@@ -19,7 +19,7 @@ from kimiflow.http.decoding import decoded
 from kimiflow.http.framing import RawReply
 from kimiflow.http.http1 import CutOff, Http1Transport, OutOfTime, Target, Unfinished
 from kimiflow.http.network import in_words
-from kimiflow.provider import check_origin, find_provider, issuer_of
+from kimiflow.provider import check_origin, check_revocation, find_provider, issuer_of
 from kimiflow.redaction import redacted
 
 if TYPE_CHECKING:
@@ -102,6 +102,38 @@ class Client:
         reply = await self._exchange(account, request)
         return reply if isinstance(reply, AttemptFailed) else wire.parse_refresh(reply, request)
 
+    async def revoke(
+        self, account: Account, authorization: Authorization[Secret], *, timeout: float
+    ) -> AttemptFailed | None:
+        """RFC 7009 §2.1, in ``timeout`` seconds: what kept the server from taking the tokens back, if anything did.
+
+        The refresh token goes first, and what the server says to that counts: with it the grant is over. The access
+        token follows, because a server does not have to end it along with the grant; nor has it to take one back at all
+        (§2.2.1), so what it says to that changes nothing. Without a refresh token, the access token is what counts.
+
+        :raises UsageError: where its provider is gone, or would have it told elsewhere than where its tokens came from;
+            nothing was sent.
+        """
+        provider = self.provider_of(account)
+        check_revocation(provider, issuer_of(provider, authorization.origin), account.name)
+        deadline = self._clock.monotonic() + timeout
+        access_token, refresh_token = authorization.access_token, authorization.refresh_token
+        held = [secret for secret in (access_token, refresh_token) if secret is not None]
+        failed = None
+        if refresh_token is not None:
+            request = wire.revocation_request(provider, refresh_token, "refresh_token", *held)
+            failed = await self._revoke(account, request, timeout)
+        left = deadline - self._clock.monotonic()
+        if access_token is not None and failed is None and left > 0:
+            request = wire.revocation_request(provider, access_token, "access_token", *held)
+            refused = await self._revoke(account, request, left)
+            failed = refused if refresh_token is None else None
+        return failed
+
+    async def _revoke(self, account: Account, request: TokenRequest, timeout: float) -> AttemptFailed | None:
+        reply = await self._exchange(account, request, timeout)
+        return reply if isinstance(reply, AttemptFailed) else wire.parse_revocation(reply, request)
+
     def _issuer_of(self, account: Account, authorization: Authorization[Secret]) -> Provider:
         """The provider, where it is still the one that issued the secrets of ``authorization``.
 
@@ -112,15 +144,18 @@ class Client:
         check_origin(provider, issuer_of(provider, authorization.origin), account.name)
         return provider
 
-    async def _exchange(self, account: Account, request: TokenRequest) -> Reply | AttemptFailed:
+    async def _exchange(
+        self, account: Account, request: TokenRequest, timeout: float | None = None
+    ) -> Reply | AttemptFailed:
+        timeout = self._timeout if timeout is None else timeout
         try:
             transport = self._transport_for(account, request.url)
             way: _Way = transport if isinstance(transport, Http1Transport) else _ThroughHttpx(transport)
             target = self._targets.get(request.url) or self._target(request.url)
             device_id = wire.header_value(account.device_id).encode()
-            raw = await way.exchange(target, [(b"X-Msh-Device-Id", device_id)], request.body, timeout=self._timeout)
+            raw = await way.exchange(target, [(b"X-Msh-Device-Id", device_id)], request.body, timeout=timeout)
         except (TimeoutError, httpx.HTTPError, httpx.InvalidURL, OSError) as error:
-            return self._made_out(error) or self._failed(error, request)
+            return self._made_out(error) or self._failed(error, request, timeout)
         reply = self._reply(raw)
         if raw.surplus and not wire.holds_an_object(reply):
             # A length counted in characters, or none at all: the rest of the body has come all the same.
@@ -144,9 +179,9 @@ class Client:
         reply = self._reply(error.so_far)
         return reply if wire.holds_an_object(reply) else None
 
-    def _failed(self, error: Exception, request: TokenRequest) -> AttemptFailed:
+    def _failed(self, error: Exception, request: TokenRequest, timeout: float) -> AttemptFailed:
         if isinstance(error, (TimeoutError, httpx.TimeoutException)):
-            return AttemptFailed("timeout", f"no complete reply within {self._timeout:g} s", reached=False)
+            return AttemptFailed("timeout", f"no complete reply within {timeout:g} s", reached=False)
         if isinstance(error, httpx.RemoteProtocolError):
             # Somebody answered, but not in HTTP: the host is not dead.
             return AttemptFailed("invalid_response", _reason(error, request))

@@ -43,6 +43,7 @@ if TYPE_CHECKING:
 
     import httpx
 
+    from kimiflow.client import Client
     from kimiflow.clock import Clock
     from kimiflow.http.transports import Transports
     from kimiflow.model import Account, Authorization, Sealed
@@ -352,21 +353,24 @@ class Engine:
                 "this KimiFlow is closed", hint="Use it inside: async with KimiFlow.open() as flow, and not after it."
             )
 
-    def _make_scheduler(self, vault: Vault) -> Scheduler:
+    def make_client(self) -> Client:
+        """What speaks to the authorization servers, over the connections of this engine."""
         from kimiflow import identity  # noqa: PLC0415 - most commands make no request
         from kimiflow.client import Client  # noqa: PLC0415 - likewise
 
-        client = Client(
+        return Client(
             self.providers,
             identity.local(),
             timeout=self.settings.http_timeout,
             transport_for=self.transport_for,
             clock=self.clock,
         )
+
+    def _make_scheduler(self, vault: Vault) -> Scheduler:
         return Scheduler(
             self.store,
             vault,
-            client,
+            self.make_client(),
             self.providers,
             owner=f"{socket.gethostname()}:{os.getpid()}:{secrets.token_hex(4)}",
             clock=self.clock,

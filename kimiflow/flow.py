@@ -14,6 +14,7 @@ from kimiflow.engine import Engine, unknown
 from kimiflow.errors import StillPending, UnknownAccount, UsageError
 from kimiflow.events import LoginRequested
 from kimiflow.feed import Feed
+from kimiflow.finishing import finish
 from kimiflow.http.proxies import checked_proxy
 from kimiflow.keys.loading import make_folder
 from kimiflow.model import HOLDS_TOKENS, ON_ITS_WAY, Account, State, valid_account_name
@@ -21,6 +22,7 @@ from kimiflow.neighbours.moving import Moving
 from kimiflow.outcome import failed_attempt, left_pending, settled_badly, signed_out
 from kimiflow.provider import find_provider
 from kimiflow.settings import load_settings
+from kimiflow.signout import SignOut
 from kimiflow.status import Status, Token, status_of
 from kimiflow.stores.base import Beginning, Snapshot
 from kimiflow.stores.registry import open_store
@@ -44,6 +46,7 @@ if TYPE_CHECKING:
     from kimiflow.roster import Strategy
     from kimiflow.scheduling.limits import Limits
     from kimiflow.settings import Settings
+    from kimiflow.signout import Departure
     from kimiflow.stores.base import Store, WorkerReport
     from kimiflow.vault import Vault
 
@@ -453,18 +456,26 @@ class KimiFlow:
         """
         return await self._api.profile(await self._snapshot(name))
 
-    async def logout(self, names: Iterable[str], *, forget: bool = False) -> int:
+    async def logout(self, names: Iterable[str], *, forget: bool = False, revoke: bool = True) -> int:
         """Deletes the secrets of these accounts and abandons their sign-ins; returns how many authorizations went.
 
         Name, provider, device id and history stay unless ``forget``. A refresh or poll in flight cannot bring anything
         back.
 
+        After that, where an account's provider has a ``revocation_endpoint``, its server is told to take the tokens
+        back (RFC 7009), which takes a few seconds at most. Whether it does is logged, and changes nothing here. Not cut
+        short by a cancellation, because by then the tokens are nowhere else.
+
+        :param revoke: ``False`` leaves the tokens valid at the server, for somebody else who has them.
         :raises UnknownAccount: where one does not exist; then nothing was done.
         """
-        ids = [(await self._snapshot(name)).account.id for name in dict.fromkeys(names)]
-        gone = await self._store.sign_out(ids, self._clock.now(), forget=forget)
-        self._engine.stirred()
-        return gone
+        return sum(each.authorizations for each in await self.sign_out(names, forget=forget, revoke=revoke))
+
+    async def sign_out(self, names: Iterable[str], *, forget: bool = False, revoke: bool = True) -> list[Departure]:
+        """The same as :meth:`logout`, for who wants to know which server was told, and which could not be."""
+        snapshots = [await self._snapshot(name) for name in dict.fromkeys(names)]
+        work = SignOut(self._engine, revoke=revoke).carry_out(snapshots, forget=forget)
+        return await finish(self._engine.start(work, "kimiflow-sign-out"))
 
     async def run(self, *, until_settled: bool = False, stop: asyncio.Event | None = None) -> None:
         """Drives everything in the store until ``stop`` is set.

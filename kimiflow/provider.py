@@ -17,6 +17,7 @@ __all__ = [
     "BUILT_IN",
     "Provider",
     "check_origin",
+    "check_revocation",
     "checked_url",
     "find_provider",
     "is_loopback",
@@ -34,6 +35,7 @@ _DEFAULT_PORTS = {"http": 80, "https": 443, "ws": 80, "wss": 443}
 class Provider:
     """One authorization server and the API behind it. URLs are absolute; ``scope`` may be ``None``.
 
+    ``revocation_endpoint`` (RFC 7009) is where a sign-out is told; ``None`` where the server has none, as Kimi's.
     ``usual_origin`` is that of the token endpoint as it is built in or stands in config.toml, where a setting that is
     not there for good has moved it; ``placed_by`` is the setting that says where it is now, if any does.
     """
@@ -44,6 +46,7 @@ class Provider:
     client_id: str
     scope: str | None = None
     api_base: str | None = None
+    revocation_endpoint: str | None = None
     usual_origin: str | None = None
     placed_by: str | None = None
 
@@ -176,6 +179,23 @@ def check_origin(provider: Provider, issuer: str, account: str) -> None:
     )
 
 
+def check_revocation(provider: Provider, issuer: str, account: str) -> None:
+    """Sees to it that the end of tokens which ``issuer`` has issued is told there and nowhere else.
+
+    For a provider that has a revocation endpoint.
+
+    :raises InvalidSetting: saying where that is instead.
+    """
+    assert provider.revocation_endpoint is not None  # noqa: S101 - the caller has seen to it
+    told = origin_of(provider.revocation_endpoint)
+    if told != issuer:
+        raise InvalidSetting(
+            f"the revocation_endpoint of {provider.name} is at {told}",
+            hint=f"The tokens of {account} come from {issuer}, and go nowhere else.",
+            account=account,
+        )
+
+
 def on_host(provider: Provider, host_url: str) -> Provider:
     """``provider`` with its authorization server moved to ``host_url``, paths kept."""
 
@@ -186,6 +206,7 @@ def on_host(provider: Provider, host_url: str) -> Provider:
         provider,
         device_authorization_endpoint=moved(provider.device_authorization_endpoint),
         token_endpoint=moved(provider.token_endpoint),
+        revocation_endpoint=provider.revocation_endpoint and moved(provider.revocation_endpoint),
     )
 
 

@@ -59,6 +59,7 @@ _ALLOWED_OF_PROVIDERS = {
     "device_authorization_endpoint": "an absolute https:// URL",
     "token_endpoint": "an absolute https:// URL",
     "api_base": "an absolute https:// URL",
+    "revocation_endpoint": "an absolute https:// URL",
     "client_id": "a text that is not empty",
     "scope": "a text",
 }
@@ -85,6 +86,7 @@ class ProviderSettings(BaseModel):
     client_id: str = Field(min_length=1)
     scope: str | None = None
     api_base: Url | None = None
+    revocation_endpoint: Url | None = None
 
 
 class _TomlSource(PydanticBaseSettingsSource):

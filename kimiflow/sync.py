@@ -32,6 +32,7 @@ if TYPE_CHECKING:
     from kimiflow.pool import KimiPool
     from kimiflow.roster import Strategy
     from kimiflow.settings import Settings
+    from kimiflow.signout import Departure
     from kimiflow.status import Status, Token
     from kimiflow.stores.base import Store, WorkerReport
 
@@ -223,9 +224,13 @@ class KimiFlow:
         """See :meth:`kimiflow.flow.KimiFlow.profile`."""
         return self._run(lambda: self._flow.profile(name))
 
-    def logout(self, names: Iterable[str], *, forget: bool = False) -> int:
+    def logout(self, names: Iterable[str], *, forget: bool = False, revoke: bool = True) -> int:
         """See :meth:`kimiflow.flow.KimiFlow.logout`."""
-        return self._run(lambda: self._flow.logout(names, forget=forget))
+        return self._run(lambda: self._flow.logout(names, forget=forget, revoke=revoke))
+
+    def sign_out(self, names: Iterable[str], *, forget: bool = False, revoke: bool = True) -> list[Departure]:
+        """See :meth:`kimiflow.flow.KimiFlow.sign_out`."""
+        return self._run(lambda: self._flow.sign_out(names, forget=forget, revoke=revoke))
 
     def run(self, *, until_settled: bool = False, stop: threading.Event | None = None) -> None:
         """See :meth:`kimiflow.flow.KimiFlow.run`; also ended by :meth:`close` and by Ctrl-C."""

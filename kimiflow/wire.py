@@ -18,7 +18,7 @@ from datetime import UTC
 from email.utils import parsedate_to_datetime
 from enum import Enum, auto
 from functools import lru_cache
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, Literal
 from urllib.parse import quote_plus, urlencode, urlsplit
 
 from kimiflow.events import (
@@ -56,9 +56,11 @@ __all__ = [
     "parse_device_authorization",
     "parse_poll",
     "parse_refresh",
+    "parse_revocation",
     "poll_request",
     "refresh_request",
     "retry_after",
+    "revocation_request",
 ]
 
 MAX_BODY: Final = 1 << 20
@@ -260,6 +262,19 @@ def refresh_request(provider: Provider, refresh_token: Secret, *beside: Secret) 
     form = _form(provider.client_id, "refresh_token", "refresh_token")
     body = form + _quoted(refresh_token)
     return TokenRequest(provider.token_endpoint, body, (refresh_token, *beside))
+
+
+def revocation_request(
+    provider: Provider, token: Secret, hint: Literal["refresh_token", "access_token"], *held: Secret
+) -> TokenRequest:
+    """RFC 7009 §2.1; for a provider that has a revocation endpoint.
+
+    What the account ``held`` besides is not sent, and not shown where it comes back.
+    """
+    assert provider.revocation_endpoint is not None  # noqa: S101 - the caller has seen to it
+    form = urlencode({"client_id": provider.client_id, "token_type_hint": hint})
+    body = f"{form}&token=".encode() + _quoted(token)
+    return TokenRequest(provider.revocation_endpoint, body, (token, *held))
 
 
 def retry_after(value: str | None, now: float) -> float | None:
@@ -511,3 +526,20 @@ def parse_refresh(
             return InvalidGrant(code, _description(body, secrets))
         case _:
             return _failed(reply, body, secrets)
+
+
+_REVOCATION_CODES: Final = _OAUTH_CODES | {"unsupported_token_type"}
+"""And the one of RFC 7009 §2.2.1."""
+
+
+def parse_revocation(reply: Reply, request: TokenRequest) -> AttemptFailed | None:
+    """RFC 7009 §2.2; ``None`` where the server has taken the token back.
+
+    It says so with a 200, for a token that it does not know as well, and what else is in the body means nothing. Unless
+    that is an OAuth error, from a server that sends those with 200, or a web page, from something in front of it.
+    """
+    body = _json_object(reply)
+    refused = body is not None and _error_code(body) in _REVOCATION_CODES
+    if 200 <= reply.status < 300 and not refused and reply.body.lstrip()[:1] != b"<":
+        return None
+    return _failed(reply, body, request.secrets)

@@ -214,14 +214,21 @@ def logout(
     forget: Annotated[
         bool, typer.Option("--forget", metavar="", help="Delete name, provider, device id and history as well.")
     ] = False,
+    no_revoke: Annotated[
+        bool,
+        typer.Option("--no-revoke", metavar="", help="Do not tell the server, for somebody else who has the tokens."),
+    ] = False,
 ) -> int:
     """Delete the tokens of accounts, and abandon their sign-ins.
 
     Name, provider, device id and history stay, for the next sign-in, unless --forget.
+
+    Where the provider has a revocation_endpoint, its server is told to take the tokens back. The accounts are signed
+    out whether it can be reached or not.
     """
     from kimiflow.cli.logout import logout as work
 
-    return work(names, forget=forget)
+    return work(names, forget=forget, revoke=not no_revoke)
 
 
 def history(

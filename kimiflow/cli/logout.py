@@ -12,18 +12,29 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from kimiflow.flow import KimiFlow
+    from kimiflow.signout import Departure
 
 __all__ = ["logout"]
 
 
-def logout(patterns: Sequence[str], *, forget: bool) -> int:
+def logout(patterns: Sequence[str], *, forget: bool, revoke: bool) -> int:
     """Runs the command; returns the exit code."""
 
     async def body(flow: KimiFlow) -> int:
         names = await expanded(flow, patterns)
-        await flow.logout(names, forget=forget)
-        for name in names:
-            result(f"{name}: {'forgotten' if forget else 'signed out'}")
+        for departure in await flow.sign_out(names, forget=forget, revoke=revoke):
+            done = "forgotten" if forget else "signed out"
+            result(f"{departure.account}: {done}{_and_there(departure)}")
         return 0
 
     return run(body)
+
+
+def _and_there(departure: Departure) -> str:
+    """What became of it at the server, where there was anything to tell."""
+    if departure.issuer is None:
+        return ""
+    if departure.reason is None:
+        return "; the server was told"
+    reason, where = departure.reason, departure.issuer
+    return f" here; {where} could not be told ({reason}): its tokens stay valid there until they end"

@@ -18,7 +18,7 @@ from kimiflow.sandbox.faults import Fault, FaultError, Faults, describe_faults, 
 from kimiflow.sandbox.log import Log, LogEntry
 from kimiflow.sandbox.records import AccessToken, Exchange, PendingCode, Reply, UserCodeError
 from kimiflow.sandbox.server import Sandbox, serve
-from kimiflow.sandbox.service import DEVICE_AUTHORIZATION_PATH, TOKEN_PATH, Service
+from kimiflow.sandbox.service import DEVICE_AUTHORIZATION_PATH, REVOCATION_PATH, TOKEN_PATH, Service
 from kimiflow.sandbox.settings import KIMI_CLIENT_ID, Policy, Settings, parse_policy
 from kimiflow.sandbox.threads import ThreadedSandbox
 
@@ -26,6 +26,7 @@ __all__ = [
     "API_BASE",
     "DEVICE_AUTHORIZATION_PATH",
     "KIMI_CLIENT_ID",
+    "REVOCATION_PATH",
     "TOKEN_PATH",
     "AccessToken",
     "Authority",

@@ -16,7 +16,7 @@ from kimiflow.sandbox.api import API_BASE
 from kimiflow.sandbox.effects import REDIRECT_TARGET
 from kimiflow.sandbox.endpoints import ApiEndpoint, ProtocolEndpoint
 from kimiflow.sandbox.records import UserCodeError
-from kimiflow.sandbox.service import DEVICE_AUTHORIZATION_PATH, TOKEN_PATH, parse_form
+from kimiflow.sandbox.service import DEVICE_AUTHORIZATION_PATH, REVOCATION_PATH, TOKEN_PATH, parse_form
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -70,6 +70,7 @@ def create_app(service: Service, clock: Callable[[], float], closing: asyncio.Ev
         routes=[
             Route(TOKEN_PATH, ProtocolEndpoint(service, "token", clock, closing)),
             Route(DEVICE_AUTHORIZATION_PATH, ProtocolEndpoint(service, "device_authorization", clock, closing)),
+            Route(REVOCATION_PATH, ProtocolEndpoint(service, "revocation", clock, closing)),
             Route(REDIRECT_TARGET, ProtocolEndpoint(service, "redirected", clock, closing)),
             Mount(API_BASE, ApiEndpoint(service, clock, closing)),
             Route("/", front),

@@ -14,7 +14,8 @@ All of it costs a few dict look-ups, however many codes and tokens there are.
 What it decides where the RFCs leave a choice: the pace of polling matters only while the code is undecided (RFC 8628
 §3.5 calls ``slow_down`` a variant of ``authorization_pending``); the first poll may come at any time; an interval
 grows once the client was told so, that is when the ``slow_down`` was delivered; a refresh token has no grace: its
-second use revokes all tokens that descend from the same approval (RFC 9700 §4.14.2).
+second use revokes all tokens that descend from the same approval (RFC 9700 §4.14.2); so does the revocation of a
+refresh token, rotated or not, while that of an access token ends just this one (RFC 7009 §2.1).
 """
 
 from __future__ import annotations
@@ -77,6 +78,10 @@ class Authority:
         """RFC 8628 §3.4 and RFC 6749 §6, begun and delivered in one moment."""
         return self._at_once(self.arrive("token", form, device_id, now), now)
 
+    def revocation(self, form: Mapping[str, str] | None, device_id: str, now: float) -> Reply:
+        """RFC 7009 §2, begun and delivered in one moment."""
+        return self._at_once(self.arrive("revocation", form, device_id, now), now)
+
     def _at_once(self, exchange: Exchange, now: float) -> Reply:
         reply = self.act(exchange, now)
         self.complete(exchange, now, reply.status)
@@ -84,7 +89,7 @@ class Authority:
 
     def arrive(
         self,
-        endpoint: Literal["device_authorization", "token", "redirected"],
+        endpoint: Literal["device_authorization", "token", "revocation", "redirected"],
         form: Mapping[str, str] | None,
         device_id: str,
         now: float,
@@ -107,10 +112,15 @@ class Authority:
             self._note_poll(exchange, now)
         elif kind == "refresh":
             exchange.refresh_token = form.get("refresh_token")
+        elif kind == "revocation":
+            if form.get("token_type_hint") == "access_token":
+                exchange.access_token = form.get("token")
+            else:
+                exchange.refresh_token = form.get("token")
         elif kind == "redirected":
             # What should not have come along is what the judge looks for.
             exchange.device_code = form.get("device_code")
-            exchange.refresh_token = form.get("refresh_token")
+            exchange.refresh_token = form.get("refresh_token") or form.get("token")
         presented = exchange.presented
         if presented is not None:
             others = self._in_flight.get(presented, 0)
@@ -155,6 +165,8 @@ class Authority:
                     reply = self._poll(exchange, now, refresh_token)
                 case "refresh":
                     reply = self._refresh(exchange, now, refresh_token)
+                case "revocation":
+                    reply = self._revoke(exchange)
                 case _:
                     reply = _error("unsupported_grant_type")
         exchange.outcome = reply.outcome
@@ -189,7 +201,7 @@ class Authority:
             user_code=exchange.user_code,
             device_code=exchange.device_code,
             refresh_token=exchange.refresh_token,
-            access_token=None if exchange.call is None else exchange.call.access_token,
+            access_token=exchange.access_token if exchange.call is None else exchange.call.access_token,
             bearer=exchange.bearer,
             path=None if exchange.call is None else exchange.call.path,
             issued_access_token=exchange.issued_access_token,
@@ -278,6 +290,17 @@ class Authority:
             return self._issue_tokens(exchange, token.family, presented, now)
         self._tokens.use_refresh(presented, now)
         return self._issue_tokens(exchange, token.family, self._new_refresh_token(token.family), now)
+
+    def _revoke(self, exchange: Exchange) -> Reply:
+        # The hint helps a server to search (RFC 7009 §2.1), and this one has not far to look.
+        token = exchange.refresh_token or exchange.access_token
+        if token is None:
+            return _error("invalid_request", "token is missing")
+        known = self._tokens.revoke_token(token, exchange.client_id)
+        if known is None:
+            return _error("invalid_grant", "this token is another client's")
+        # §2.2: what does not work any more, or never did, is revoked as far as the client is concerned.
+        return Reply(200, {}, "revoked" if known else "unknown")
 
     def _issue_tokens(self, exchange: Exchange, family: Family, refresh_token: str | None, now: float) -> Reply:
         access_token = self._credential("at")

@@ -122,7 +122,7 @@ class ProtocolEndpoint(_Endpoint):
     def __init__(
         self,
         service: Service,
-        endpoint: Literal["device_authorization", "token", "redirected"],
+        endpoint: Literal["device_authorization", "token", "revocation", "redirected"],
         clock: Callable[[], float],
         closing: asyncio.Event,
     ) -> None:

@@ -31,10 +31,11 @@ if TYPE_CHECKING:
 __all__ = ["NOT_PROCESSED", "Kind", "Log", "LogEntry"]
 
 Kind: TypeAlias = Literal[
-    "device_authorization", "poll", "refresh", "token", "redirected", "api", "approve", "deny", "revoke"
+    "device_authorization", "poll", "refresh", "token", "revocation", "redirected", "api", "approve", "deny", "revoke"
 ]
-"""What an entry is about. ``token`` is a token request with another grant type or none; ``redirected`` is a
-request that followed a redirect; ``api`` one with an access token; the last three are what a person or a test did."""
+"""What an entry is about. ``token`` is a token request with another grant type or none; ``revocation`` is a client's
+word that it needs a token no more (RFC 7009); ``redirected`` is a request that followed a redirect; ``api`` one with an
+access token; the last three are what a person or a test did."""
 
 NOT_PROCESSED: Final = "not_processed"
 """The outcome where a fault came before the server looked at the request."""
@@ -57,13 +58,14 @@ class LogEntry:
         this for the order of arrival.
     :ivar device_id: the ``X-Msh-Device-Id`` header; empty where it was not sent.
     :ivar device_code: the one presented by a poll, issued by a device authorization, decided by a person.
-    :ivar refresh_token: the one presented by a refresh.
+    :ivar refresh_token: the one presented by a refresh, or by a revocation unless its hint says otherwise.
     :ivar issued_refresh_token: the successor; the same token where it was not rotated.
-    :ivar access_token: the one presented to the API.
+    :ivar access_token: the one presented to the API, or by a revocation whose hint says so.
     :ivar bearer: the device id of the account that it was issued to; ``None`` where it is not valid.
     :ivar path: what was asked of the API.
-    :ivar outcome: an error code, or ``issued``, ``served``, ``approved``, ``denied``, ``revoked``; ``not_processed``
-        where a fault came first. It is what the server did, whether or not anybody learned of it.
+    :ivar outcome: an error code, or ``issued``, ``served``, ``approved``, ``denied``, ``revoked``; ``unknown`` for the
+        revocation of a token that nobody has; ``not_processed`` where a fault came first. It is what the server did,
+        whether or not anybody learned of it.
     :ivar status: the HTTP status sent, 0 where none was.
     :ivar delivered: whether the whole reply was handed over to a connection that was still open.
     :ivar fault: the faults that had a part in it, as `Fault.spec` writes them.

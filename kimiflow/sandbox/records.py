@@ -134,6 +134,7 @@ class Exchange:
     client_id: str = ""
     device_code: str | None = None
     refresh_token: str | None = None
+    access_token: str | None = None
     concurrent: bool = False
     call: ApiCall | None = None
     bearer: str | None = None

@@ -27,10 +27,11 @@ if TYPE_CHECKING:
     from kimiflow.sandbox.log import LogEntry
     from kimiflow.sandbox.records import ApiCall, Exchange
 
-__all__ = ["DEVICE_AUTHORIZATION_PATH", "TOKEN_PATH", "Service", "parse_form"]
+__all__ = ["DEVICE_AUTHORIZATION_PATH", "REVOCATION_PATH", "TOKEN_PATH", "Service", "parse_form"]
 
 DEVICE_AUTHORIZATION_PATH: Final = "/api/oauth/device_authorization"
 TOKEN_PATH: Final = "/api/oauth/token"  # noqa: S105 - a path, not a token
+REVOCATION_PATH: Final = "/api/oauth/revoke"
 
 _MOST_FIELDS: Final = 32
 # By kind of request; what is not here is hit by faults of the endpoint `any` only.
@@ -48,7 +49,7 @@ class Service:
 
     def arrive(
         self,
-        endpoint: Literal["device_authorization", "token", "redirected"],
+        endpoint: Literal["device_authorization", "token", "revocation", "redirected"],
         content_type: str,
         body: bytes,
         device_id: str,

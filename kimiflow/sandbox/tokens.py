@@ -58,6 +58,23 @@ class Tokens:
         """:raises LookupError: where no tokens were issued to the device."""
         self._newest(device_id).revoked = True
 
+    def revoke_token(self, token: str, client_id: str) -> bool | None:
+        """A refresh token takes its grant along, however old it is; an access token goes alone.
+
+        Whether there was one; ``None``, and nothing was done, where it is another client's.
+        """
+        refresh = self._refresh.get(token)
+        family = self._access[token][0] if token in self._access else refresh.family if refresh else None
+        if family is None:
+            return False
+        if family.client_id != client_id:
+            return None
+        if refresh is not None:
+            family.revoked = True
+        else:
+            del self._access[token]
+        return True
+
     def expire(self, device_id: str, now: float) -> None:
         """:raises LookupError: where no tokens were issued to the device."""
         self._newest(device_id).ended_at = now
@@ -71,7 +88,7 @@ class Tokens:
     def _forget(self, now: float) -> None:
         by_age = self._access_by_age
         while by_age and by_age[0][0] <= now:
-            del self._access[by_age.popleft()[1]]
+            self._access.pop(by_age.popleft()[1], None)  # it may have been revoked
         used, forget_after = self._used_refresh, self._settings.forget_after
         while used and forget_after is not None and used[0][0] + forget_after <= now:
             del self._refresh[used.popleft()[1]]

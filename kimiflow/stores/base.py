@@ -386,8 +386,12 @@ class Store(Protocol):
         What was pruned, and accounts that were forgotten, are missing.
         """
 
-    async def sign_out(self, account_ids: Collection[str], now: float, *, forget: bool = False) -> int:
-        """Deletes the authorizations of these accounts; returns how many there were.
+    async def sign_out(
+        self, account_ids: Collection[str], now: float, *, forget: bool = False
+    ) -> list[Authorization[Sealed]]:
+        """Deletes the authorizations of these accounts; returns them, by id, as they were when they went.
+
+        What is returned is in no other commit: a refresh that lands later brings nothing back.
 
         The account stays, with its device id and its history, which gets a row for each deleted authorization
         (``signed_out``).

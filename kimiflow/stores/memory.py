@@ -6,7 +6,7 @@ import asyncio
 from bisect import bisect_right
 from collections import Counter, defaultdict
 from dataclasses import replace
-from operator import itemgetter
+from operator import attrgetter, itemgetter
 from typing import TYPE_CHECKING
 
 from kimiflow.errors import StoreError
@@ -312,22 +312,24 @@ class MemoryStore:
             self._cursor += 1
             self._recorded.append((self._cursor, account_id, row_id, transition))
 
-    async def sign_out(self, account_ids: Collection[str], now: float, *, forget: bool = False) -> int:
+    async def sign_out(
+        self, account_ids: Collection[str], now: float, *, forget: bool = False
+    ) -> list[Authorization[Sealed]]:
         """See :meth:`Store.sign_out`."""
-        count = 0
+        gone = []
         for account_id in set(account_ids):
             for row in self._rows_of_account(account_id):
                 self._delete(row)
                 signed_out = fence.signed_out(row.authorization.state, now)
                 self._record(account_id, row.authorization.id, signed_out)
-                count += 1
+                gone.append(row.authorization)
             if forget and (account := self._accounts.pop(account_id, None)) is not None:
                 del self._ids[account.name]
                 self._rows_of.pop(account_id, None)
                 self._history.pop(account_id, None)
                 self._recorded = [entry for entry in self._recorded if entry[1] != account_id]
                 self._tell()
-        return count
+        return sorted(gone, key=attrgetter("id"))
 
     async def prune_history(self, before: float) -> int:
         """See :meth:`Store.prune_history`."""

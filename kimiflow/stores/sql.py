@@ -278,25 +278,27 @@ class SqlStore:
         """See :meth:`Store.transitions_after`."""
         return await self._record.transitions_after(cursor, limit)
 
-    async def sign_out(self, account_ids: Collection[str], now: float, *, forget: bool = False) -> int:
+    async def sign_out(
+        self, account_ids: Collection[str], now: float, *, forget: bool = False
+    ) -> list[Authorization[Sealed]]:
         """See :meth:`Store.sign_out`."""
         if not account_ids:
-            return 0
+            return []
         statements = self._statements
         accounts = {"accounts": self._listed(account_ids)}
         async with self._database.writing(announced=True) as connection:
             await connection.execute(statements.lock_accounts, accounts)
-            rows = (await connection.execute(statements.standing_of_accounts, accounts)).fetchall()
+            rows = await connection.execute(statements.of_accounts, accounts)
+            gone = [to_authorization(row) for row in rows.fetchall()]
             await connection.execute(statements.delete_of_accounts, accounts)
             if forget:
                 await connection.execute(statements.delete_accounts, accounts)
             else:
                 history = [
-                    values_of_transition(account_id, row_id, fence.signed_out(STATES[state], now))
-                    for row_id, account_id, state, _ in rows
+                    values_of_transition(each.account_id, each.id, fence.signed_out(each.state, now)) for each in gone
                 ]
                 await self._write(connection, statements.add_history, history)
-        return len(rows)
+        return gone
 
     async def prune_history(self, before: float) -> int:
         """See :meth:`Store.prune_history`."""

@@ -54,6 +54,7 @@ class Statements:
 
         self.standing = sa.select(*_STANDING).where(ids)
         self.standing_of_accounts = sa.select(*_STANDING).where(of_accounts).order_by(_A.id).with_for_update()
+        self.of_accounts = sa.select(*AUTHORIZATION).where(of_accounts).order_by(_A.id).with_for_update()
         self.add_authorization = self._bulk_insert(authorizations, [column.name for column in authorizations.c])
         self.add_grant = self.add_authorization + _UNLESS_THERE.format("id")
         self.renew_authorization = self._bulk_update([*CHANGING, "lease_owner", "claimable_at"])

@@ -54,7 +54,7 @@ async def asynchronous() -> None:
         profile = await flow.profile("work")
         assert_type(profile, Profile)
         assert_type(profile.quota, tuple[QuotaWindow, ...])
-        assert_type(await flow.logout(["work"], forget=True), int)
+        assert_type(await flow.logout(["work"], forget=True, revoke=False), int)
         await flow.accounts.rename("work", "office")
         await flow.run(until_settled=True)
 

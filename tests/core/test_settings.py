@@ -187,7 +187,8 @@ class TestTheHostOfKimi:
 class TestProvidersFromTheFile:
     def test_join_the_built_in_ones(self, place: Place) -> None:
         settings = place.load(
-            'provider = "corp"\n' + CORP + 'scope = "openid offline_access"\napi_base = "https://api.example/"'
+            'provider = "corp"\n' + CORP + 'scope = "openid offline_access"\napi_base = "https://api.example/"\n'
+            'revocation_endpoint = "https://sso.example/revoke"'
         )
         corp = settings.all_providers()["corp"]
         assert settings.provider == corp.name == "corp"
@@ -196,10 +197,11 @@ class TestProvidersFromTheFile:
         assert corp.client_id == "abc"
         assert corp.scope == "openid offline_access"
         assert corp.api_base == "https://api.example"
+        assert corp.revocation_endpoint == "https://sso.example/revoke"
 
     def test_need_no_scope_and_no_api(self, place: Place) -> None:
         corp = place.load(CORP).all_providers()["corp"]
-        assert (corp.scope, corp.api_base) == (None, None)
+        assert (corp.scope, corp.api_base, corp.revocation_endpoint) == (None, None, None)
 
     @pytest.mark.parametrize("missing", ["device_authorization_endpoint", "token_endpoint", "client_id"])
     def test_need_the_rest(self, place: Place, missing: str) -> None:
@@ -208,7 +210,9 @@ class TestProvidersFromTheFile:
             f"providers.corp.{missing} in {place.file} is missing\nAdd it to {place.file}."
         )
 
-    @pytest.mark.parametrize("field", ["device_authorization_endpoint", "token_endpoint", "api_base"])
+    @pytest.mark.parametrize(
+        "field", ["device_authorization_endpoint", "token_endpoint", "revocation_endpoint", "api_base"]
+    )
     def test_are_not_spoken_to_in_clear(self, place: Place, field: str) -> None:
         config = "\n".join(line for line in CORP.splitlines() if not line.startswith(field))
         told = place.refused(f'{config}\n{field} = "http://sso.example/x"')
@@ -219,7 +223,10 @@ class TestProvidersFromTheFile:
     def test_with_a_key_that_there_is_not(self, place: Place) -> None:
         told = place.refused(f'{CORP}\nclient_secret = "{SECRET}"')
         assert told.startswith(f"providers.corp.client_secret in {place.file} is not a setting")
-        assert "There are: api_base, client_id, device_authorization_endpoint, scope, token_endpoint" in told
+        assert (
+            "There are: api_base, client_id, device_authorization_endpoint, revocation_endpoint, scope, token_endpoint"
+            in told
+        )
         assert SECRET not in told
 
     @pytest.mark.parametrize("config", ['providers = "corp"', '[providers]\ncorp = "x"'])
@@ -286,6 +293,7 @@ class TestABadValue:
             ("client_id", '""', "a text that is not empty"),
             ("client_id", "5", "a text that is not empty"),
             ("token_endpoint", "5", "an absolute https:// URL"),
+            ("revocation_endpoint", '"/revoke"', "an absolute https:// URL"),
             ("scope", '["a", "b"]', "a text"),
         ],
     )

@@ -28,6 +28,7 @@ def settings(tmp_path: Path, foreign_server: ForeignServer) -> Settings:
         device_authorization_endpoint = "{foreign_server.device_authorization_endpoint}"
         token_endpoint = "{foreign_server.token_endpoint}"
         client_id = "{foreign_server.client_id}"
+        revocation_endpoint = "{foreign_server.revocation_endpoint}"
         api_base = "{foreign_server.url}"
         """
     )
@@ -88,6 +89,19 @@ async def test_a_grant_that_ended_elsewhere_is_expired_here(settings: Settings, 
         with pytest.raises(AuthorizationExpired, match="work"):
             await flow.refresh("work")
             await flow.refresh("work")
+
+
+async def test_a_sign_out_here_is_one_there(settings: Settings, foreign_server: ForeignServer) -> None:
+    async with KimiFlow.open(settings) as flow, httpx.AsyncClient(base_url=foreign_server.url) as client:
+        status = await flow.login("work")
+        assert status.verification_uri_complete is not None
+        await foreign_server.person.approve(status.verification_uri_complete)
+        await flow.wait("work", timeout=20)
+        bearer = {"Authorization": f"Bearer {(await flow.token('work')).access_token}"}
+        assert (await client.get("/v1/me", headers=bearer)).status_code == 200
+        [departure] = await flow.sign_out(["work"])
+        assert (departure.issuer, departure.reason) == (foreign_server.url, None)
+        assert (await client.get("/v1/me", headers=bearer)).status_code == 401
 
 
 async def test_a_person_says_no(settings: Settings, foreign_server: ForeignServer) -> None:

@@ -14,6 +14,7 @@ import httpx
 from kimiflow.sandbox import (
     DEVICE_AUTHORIZATION_PATH,
     KIMI_CLIENT_ID,
+    REVOCATION_PATH,
     TOKEN_PATH,
     Authority,
     Reply,
@@ -31,6 +32,11 @@ def poll_form(device_code: str) -> dict[str, str]:
 
 def refresh_form(refresh_token: str) -> dict[str, str]:
     return {"client_id": KIMI_CLIENT_ID, "refresh_token": refresh_token, "grant_type": "refresh_token"}
+
+
+def revocation_form(token: str, hint: str | None = "refresh_token") -> dict[str, str]:
+    form = {"client_id": KIMI_CLIENT_ID, "token": token}
+    return form if hint is None else form | {"token_type_hint": hint}
 
 
 class World:
@@ -57,6 +63,9 @@ class World:
 
     def refresh(self, refresh_token: str, device_id: str = "laptop") -> Reply:
         return self.authority.token(refresh_form(refresh_token), device_id, self.now)
+
+    def revoke(self, token: str, hint: str | None = "refresh_token", **changes: str) -> Reply:
+        return self.authority.revocation(revocation_form(token, hint) | changes, "laptop", self.now)
 
     def sign_in(self, device_id: str = "laptop") -> dict[str, Any]:
         """The body of a token reply."""
@@ -85,6 +94,9 @@ class Client:
 
     async def refresh(self, refresh_token: str = "none", **options: Any) -> httpx.Response:
         return await self._post(TOKEN_PATH, refresh_form(refresh_token), **options)
+
+    async def revoke(self, token: str = "none", **options: Any) -> httpx.Response:
+        return await self._post(REVOCATION_PATH, revocation_form(token), **options)
 
     async def sign_in(self) -> dict[str, Any]:
         """The body of a token reply, from a sandbox that approves by itself."""

@@ -245,6 +245,51 @@ def test_revoking_ends_access_and_refresh() -> None:
         world.authority.revoke("nobody", world.now)
 
 
+@pytest.mark.parametrize("hint", ["refresh_token", "access_token", "something_else", None])
+@pytest.mark.parametrize("rotated", [False, True])
+def test_a_client_that_revokes_a_refresh_token_ends_the_whole_grant(hint: str | None, rotated: bool) -> None:
+    world = World()
+    bystander, issued = world.sign_in("phone"), world.sign_in()
+    newest = world.refresh(issued["refresh_token"]).body if rotated else issued
+    reply = world.revoke(issued["refresh_token"], hint)
+    assert (reply.status, reply.outcome) == (200, "revoked")
+    for token in (issued["access_token"], newest["access_token"]):
+        assert world.authority.introspect(token, world.now) is None
+    assert world.refresh(newest["refresh_token"]).outcome == "invalid_grant"
+    assert world.authority.introspect(bystander["access_token"], world.now) is not None
+
+
+def test_a_client_that_revokes_an_access_token_ends_that_one_alone() -> None:
+    world = World(token_lifetime=900)
+    issued = world.sign_in()
+    assert world.revoke(issued["access_token"], "access_token").outcome == "revoked"
+    assert world.authority.introspect(issued["access_token"], world.now) is None
+    world.later(901)
+    newest = world.refresh(issued["refresh_token"]).body
+    assert world.authority.introspect(newest["access_token"], world.now) is not None
+
+
+def test_what_cannot_be_revoked() -> None:
+    world = World(client_ids={KIMI_CLIENT_ID, "other"})
+    token = world.sign_in()["refresh_token"]
+    assert (world.revoke("rt_none").status, world.log[-1].outcome) == (200, "unknown")
+    assert (world.revoke(token, client_id="nobody").status, world.log[-1].outcome) == (401, "invalid_client")
+    assert (world.revoke(token, client_id="other").status, world.log[-1].outcome) == (400, "invalid_grant")
+    assert (world.revoke("").status, world.log[-1].outcome) == (400, "invalid_request")
+    assert world.refresh(token).status == 200
+
+
+def test_a_revocation_is_logged_with_the_token_that_it_is_about() -> None:
+    world = World()
+    issued = world.sign_in()
+    world.revoke(issued["access_token"], "access_token")
+    world.revoke(issued["refresh_token"])
+    first, second = world.authority.log.select("revocation")
+    assert (first.access_token, first.refresh_token) == (issued["access_token"], None)
+    assert (second.access_token, second.refresh_token) == (None, issued["refresh_token"])
+    assert world.authority.log.counts["revocation.revoked"] == 2
+
+
 @pytest.mark.parametrize(
     ("form", "outcome", "status"),
     [

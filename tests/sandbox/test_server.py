@@ -13,7 +13,7 @@ import httpx
 import pytest
 
 import kimiflow.sandbox
-from kimiflow.sandbox import DEVICE_AUTHORIZATION_PATH, KIMI_CLIENT_ID, TOKEN_PATH, Sandbox, Settings
+from kimiflow.sandbox import DEVICE_AUTHORIZATION_PATH, KIMI_CLIENT_ID, REVOCATION_PATH, TOKEN_PATH, Sandbox, Settings
 from kimiflow.sandbox.settings import Options
 
 from .client import Connect, poll_form, refresh_form
@@ -82,10 +82,22 @@ async def test_what_is_no_proper_form_is_an_invalid_request(
 
 async def test_the_endpoints_take_posts_only(client: Connect) -> None:
     async with Sandbox() as sandbox, client(sandbox) as c:
-        for path in (TOKEN_PATH, DEVICE_AUTHORIZATION_PATH):
+        for path in (TOKEN_PATH, DEVICE_AUTHORIZATION_PATH, REVOCATION_PATH):
             reply = await c.http.get(path)
             assert (reply.status_code, reply.headers["allow"]) == (405, "POST")
-        assert (await c.http.post("/api/oauth/revoke")).status_code == 404
+        assert (await c.http.post("/api/oauth/introspect")).status_code == 404
+
+
+async def test_a_token_is_revoked(client: Connect) -> None:
+    async with Sandbox(approve="auto") as sandbox, client(sandbox) as c:
+        tokens = await c.sign_in()
+        sandbox.inject("503", times=1)
+        assert (await c.revoke(tokens["refresh_token"])).status_code == 503
+        assert sandbox.is_valid(tokens["access_token"])
+        reply = await c.revoke(tokens["refresh_token"])
+        assert (reply.status_code, reply.json()) == (200, {})
+        assert not sandbox.is_valid(tokens["access_token"])
+        assert [entry.outcome for entry in sandbox.log("revocation")] == ["not_processed", "revoked"]
 
 
 async def test_a_body_without_end_is_not_read(client: Connect) -> None:

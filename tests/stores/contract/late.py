@@ -157,7 +157,7 @@ class LateContract:
         await issue(store, granted())
         claim = await claim_one(store)
         await store.commit([refreshing(claim, NOW)])
-        assert await store.sign_out(["acc-ann"], NOW + 1, forget=forget) == 1
+        assert len(await store.sign_out(["acc-ann"], NOW + 1, forget=forget)) == 1
         history = await store.history("acc-ann")
         steps = [now_granted(claim, NOW + 2), poll(claim, NOW + 2), give_back(claim)]
         assert await store.commit(steps) == [Outcome.GONE] * 3

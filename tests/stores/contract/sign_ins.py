@@ -137,7 +137,10 @@ class SignInContract:
     async def test_a_sign_out_keeps_the_account_and_its_history(self, store: Store) -> None:
         await issue(store, granted("a", "ann"), pending("b", "bob"))
         await issue(store, pending("c", "ann"), beside_grant=True)
-        assert await store.sign_out(["acc-ann", "acc-nobody"], NOW + 5) == 2
+        before = await store.snapshots(["ann"])
+        gone = await store.sign_out(["acc-ann", "acc-nobody"], NOW + 5)
+        assert gone == sorted(before[0].authorizations, key=lambda row: row.id)
+        assert [row.refresh_token for row in gone] != [None, None]
         ann, bob = await store.snapshots()
         assert (ann.account, ann.authorizations, ann.leases) == (account("ann"), (), ())
         assert len(bob.authorizations) == 1
@@ -148,15 +151,15 @@ class SignInContract:
             Transition(NOW + 5, State.PENDING, None, "signed_out"),
         }
         assert len(await store.history("acc-bob")) == 1
-        assert await store.sign_out(["acc-ann"], NOW + 6) == 0
+        assert await store.sign_out(["acc-ann"], NOW + 6) == []
         await issue(store, requested("d", "ann"))
 
     async def test_to_forget_takes_the_account_as_well(self, store: Store) -> None:
         await issue(store, granted("a", "ann"), granted("b", "bob"))
-        assert await store.sign_out(["acc-ann"], NOW, forget=True) == 1
+        assert [row.id for row in await store.sign_out(["acc-ann"], NOW, forget=True)] == ["a"]
         assert [s.account.name for s in await store.snapshots()] == ["bob"]
         assert await store.history("acc-ann") == []
         again = replace(account("ann"), id="acc-other")
         assert await store.add_accounts([again]) == [again]
         assert await store.history("acc-other") == []
-        assert await store.sign_out([], NOW) == 0
+        assert await store.sign_out([], NOW) == []
