@@ -7,12 +7,12 @@ import math
 import os
 import signal
 import sys
-from contextlib import contextmanager, suppress
+from contextlib import AsyncExitStack, contextmanager, suppress
 from typing import TYPE_CHECKING, Any, Final
 
 from kimiflow.cli.failures import FAILURE, INTERRUPTED, report
 from kimiflow.cli.talk import is_terminal, say
-from kimiflow.errors import NotSaved
+from kimiflow.errors import NotSaved, StoreUnavailable
 from kimiflow.flow import KimiFlow
 from kimiflow.logs import configure, get_logger
 from kimiflow.settings import load_settings
@@ -28,6 +28,10 @@ __all__ = ["run", "run_until_stopped", "settled_settings", "unless_stopped"]
 
 _SIGNALS: Final = [getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP") if hasattr(signal, name)]
 """What ends a program: Ctrl-C, whoever supervises it, and a terminal that goes away."""
+
+_FIRST_PAUSE: Final = 0.1
+_LONGEST_PAUSE: Final = 5.0
+"""Seconds between looks for a database that is away."""
 
 _SHOW_CURSOR: Final = "\x1b[?25h"
 """What a live table hides, and would show again at its end."""
@@ -70,15 +74,39 @@ def run(
 
 
 def run_until_stopped(body: Callable[[KimiFlow, asyncio.Event], Awaitable[int]], settings: Settings) -> int:
-    """Like :func:`run`, for a body that looks at the event itself, which is set by the first signal."""
+    """Like :func:`run`, for a body that looks at the event itself, which is set by the first signal.
+
+    A database that is away at the start is waited for, as it is when it goes away later.
+    """
 
     async def main() -> int:
         with Ending(settings).watched() as ending:
-            async with KimiFlow.open(settings) as flow:
+            async with AsyncExitStack() as stack:
+                flow = await _entered(stack, settings, ending.stop)
+                if flow is None:
+                    return 0
                 ending.flow = flow
                 return await body(flow, ending.stop)
 
     return asyncio.run(main())
+
+
+async def _entered(stack: AsyncExitStack, settings: Settings, stop: asyncio.Event) -> KimiFlow | None:
+    """A flow whose store is open, however long that takes; ``None`` where ``stop`` came first."""
+    pause, told = _FIRST_PAUSE, ""
+    while not stop.is_set():
+        try:
+            return await stack.enter_async_context(KimiFlow.open(settings))
+        except StoreUnavailable as error:
+            get_logger().warning("store_unavailable", retry_in=pause, reason=error.message)
+            if settings.log_format != "json" and error.message != told:
+                told = error.message
+                say(f"{error.message}. {error.hint}\nThis waits until it is there; Ctrl-C stops it.")
+        with suppress(TimeoutError):
+            async with asyncio.timeout(pause):
+                await stop.wait()
+        pause = min(pause * 2, _LONGEST_PAUSE)
+    return None
 
 
 async def unless_stopped(body: Callable[[], Awaitable[int]], *, interrupted: Callable[[int], int] = int) -> int:
