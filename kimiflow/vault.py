@@ -56,15 +56,15 @@ class Vault:
     """Seals with the first key; opens with any of them. Any thread may use it.
 
     :param keys: one or more keys of 32 bytes.
-    :param reread: asked before each seal, and where a key is not known: the keys anew where they have changed since it
-        was last asked, else none.
+    :param reread: asked before each seal, and where a key is not known, with the ids of the key in force and of that one:
+        the keys anew where they have changed since it was last asked, else none.
     """
 
     def __init__(
         self,
         *keys: bytes,
         random_bytes: Callable[[int], bytes] = os.urandom,
-        reread: Callable[[], Sequence[bytes]] | None = None,
+        reread: Callable[[str, str | None], Sequence[bytes]] | None = None,
     ) -> None:
         if not keys or any(len(key) != KEY_BYTES for key in keys):
             msg = f"a key has {KEY_BYTES} bytes"
@@ -82,10 +82,10 @@ class Vault:
         }
         self._sealing = next(iter(self._ciphers.items()))
 
-    def _look_again(self) -> None:
+    def _look_again(self, met: str | None = None) -> None:
         if self._reread is not None:
             with self._rereading:
-                if keys := self._reread():
+                if keys := self._reread(self.key_id, met):
                     self._learn(keys)
 
     @property
@@ -120,7 +120,7 @@ class Vault:
         key_id, _, text = sealed.partition(".")
         cipher = self._ciphers.get(key_id)
         if cipher is None:
-            self._look_again()
+            self._look_again(key_id)
             cipher = self._ciphers.get(key_id)
         if cipher is None:
             raise WrongKey(

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Final
 
 from kimiflow.errors import InvalidSetting, KeyMissing, WrongKey
 from kimiflow.files import lock_file, sync_folder, write_file
-from kimiflow.keys.keyring import Keyring, new_key, parse_keys
+from kimiflow.keys.keyring import REPLACED, Keyring, new_key, parse_keys
 from kimiflow.logs import get_logger
 from kimiflow.vault import Vault, key_id_of
 
@@ -85,6 +85,8 @@ class KeyFile:
         self.path = path
         self.origin = f"the key file {path}"
         self._seen: tuple[int, int, int] | None = None
+        self._refused: Keyring | None = None
+        """What stands there now, where it does not go on from the key in force."""
 
     def read(self) -> Keyring | None:
         """The keys; ``None`` where there is no file.
@@ -106,23 +108,37 @@ class KeyFile:
                 return parse_keys(self.origin, text)
             time.sleep(_HALF_WRITTEN / 10)
 
-    def news(self) -> Sequence[bytes]:
+    def news(self, in_force: str, met: str | None = None) -> Sequence[bytes]:
         """The keys where the file is not the one that was last read, else none. Costs a look at the folder.
 
-        A file that is gone or spoilt changes nothing for who has its keys already; it is logged, once.
+        A file that is gone, spoilt, or of another home changes nothing for who has its keys already; it is logged, once.
+
+        :param in_force: the id of the key that seals now. What is sealed with one that does not follow it, nobody may
+            ever open.
+        :param met: the id of the key that a stored secret is sealed with, which is not known yet.
         """
         try:
             signature = _signature(self.path.stat())
         except OSError:
             signature = None
         if signature == self._seen:
-            return ()
+            # Refused, it is taken all the same once something in the store turns out to be sealed with it.
+            refused = self._refused
+            return refused.opening if refused is not None and met in refused.key_ids else ()
+        self._refused = None
         try:
             ring = self.read()
             reason = "it is gone"
         except InvalidSetting as error:
             ring, reason = None, error.message
         self._seen = signature
+        if ring is not None and not ring.follows(in_force) and met not in ring.key_ids:
+            self._refused = ring
+            reason = (
+                f"it holds key {', '.join(ring.key_ids)}, and not {in_force}, which is in force"
+                f" (where it is to take its place, say so in the file: {REPLACED} {in_force})"
+            )
+            ring = None
         if ring is None:
             get_logger().error(
                 "key_file_lost", file=str(self.path), reason=f"{reason}; going on with the key in memory"
@@ -130,14 +146,15 @@ class KeyFile:
             return ()
         return ring.opening
 
-    def make(self) -> Keyring:
+    def make(self, replaced: Sequence[str] = ()) -> Keyring:
         """Writes a new key, whole or not at all; where another process was faster, its key is taken.
 
+        :param replaced: ids of the keys that were lost, for processes that still have them in memory.
         :raises InvalidSetting: where it cannot be written.
         """
         make_folder(self.path.parent)
         draft = self.path.with_name(f".{self.path.name}.{os.getpid()}.{new_key().hex()[:8]}")
-        text = Keyring((new_key(),)).text()
+        text = Keyring((new_key(),), replaced=tuple(replaced)).text()
         with self._trouble("made"):
             try:
                 _write_new(draft, text)

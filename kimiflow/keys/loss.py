@@ -98,7 +98,7 @@ class Keys:
         if ring is None:
             file = KeyFile(self._settings.key_path)
             with file.locked():
-                ring = file.make()
+                ring = file.make(tuple(await self._store.sealed_with()))
         give_up_at = self._clock.monotonic() + patience(self._settings)
         count, told = 0, False
         while True:

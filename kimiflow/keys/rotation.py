@@ -87,7 +87,7 @@ class Rekeying:
         with file.locked():
             ring = self._present(file)
             if not ring.upcoming:
-                ring = Keyring(ring.keys, (new_key(),))
+                ring = replace(ring, upcoming=(new_key(),))
                 file.replace(ring)
         return ring.key_ids[len(ring.keys)]
 
@@ -107,12 +107,12 @@ class Rekeying:
             ring = self._present(self._file)
             others = [] if everywhere else await self.elsewhere()
             if ring.upcoming:
-                ring = Keyring((ring.upcoming[0], *ring.keys), ring.upcoming[1:])
+                ring = replace(ring, keys=(ring.upcoming[0], *ring.keys), upcoming=ring.upcoming[1:])
                 self._file.replace(ring)
             elif len(ring.keys) == 1:
                 if others:
                     raise _not_alone(others, self._file)
-                ring = Keyring((new_key(), *ring.keys))
+                ring = replace(ring, keys=(new_key(), *ring.keys))
                 self._file.replace(ring)
             else:
                 self._tell(f"Going on with the change to key {ring.key_ids[0]}.")
@@ -122,7 +122,7 @@ class Rekeying:
             if others:
                 why = f"{', '.join(others)} may still seal with the old one: copy {self._file.path} there"
                 return replace(rotated, dropped=(), kept=f"{why}, then: kimiflow key rotate --everywhere")
-            self._file.replace(Keyring(ring.keys[:1], ring.upcoming))
+            self._file.replace(replace(ring, keys=ring.keys[:1], replaced=(*ring.replaced, *rotated.dropped)))
             if await self._left(rotated.dropped):
                 # Somebody who stood still all the while has just committed.
                 self._file.replace(ring)

@@ -13,7 +13,7 @@ import pytest
 from pydantic import SecretStr
 
 from kimiflow.errors import InvalidSetting, KeyMissing, WrongKey
-from kimiflow.keys.keyring import decode_key
+from kimiflow.keys.keyring import decode_key, parse_keys
 from kimiflow.keys.loading import load_vault, make_folder
 from kimiflow.model import Sealed
 from kimiflow.secret import Secret
@@ -136,6 +136,28 @@ class TestTheKeyFile:
         with pytest.raises(WrongKey, match=f"{Vault(KEY).key_id}.*{mine.key_id}.*nothing was changed"):
             load_vault(settings(home), sample())
         assert (home / "key").read_bytes() == before
+
+    def test_that_becomes_another_one_seals_nothing(self, home: Path) -> None:
+        vault = load_vault(settings(home), None)
+        before, file = vault.key_id, home / "key"
+        right = file.read_text()
+        file.write_text(f"{KEY_TEXT}\n")
+        assert vault.seal(Secret("x"), "row", "column").startswith(before)
+        assert vault.open(sample(), "row", "column") == Secret("x"), "but for what the store has from somebody else"
+        file.write_text(f"{right}{KEY_TEXT}\n")
+        assert vault.seal(Secret("x"), "row", "column").startswith(before)
+
+    @pytest.mark.parametrize("looks", [True, False])
+    def test_that_says_what_it_replaces_is_taken(self, home: Path, looks: bool) -> None:
+        """Also by who slept through the moment in which it held both."""
+        vault = load_vault(settings(home), None)
+        old = vault.key_id
+        if looks:
+            (home / "key").write_text(f"{KEY_TEXT}\n{(home / 'key').read_text()}")
+            vault.seal(Secret("x"), "row", "column")
+        (home / "key").write_text(f"{KEY_TEXT}\n# replaced: 01234567 {old}\n")
+        assert vault.seal(Secret("x"), "row", "column").startswith(Vault(KEY).key_id)
+        assert parse_keys("x", (home / "key").read_text()).text() == (home / "key").read_text()
 
     def test_that_cannot_be_made_says_where_and_why(self, home: Path) -> None:
         home.parent.mkdir()

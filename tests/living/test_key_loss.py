@@ -140,10 +140,11 @@ def test_a_worker_that_has_the_key_in_memory_goes_on_and_saves_what_it_refreshes
     worker = house.cli.start("run")
     worker.wait_for("Driving every account")
     house.good("refresh", "work")
+    (lost,) = house.good("key", "check", "--json").json["sealed"]
     key_file().unlink()
     house("key", "new")
-    # Whoever makes another key file gives the worker a key to seal with.
-    key_file().write_text("AAECAwQFBgcICQoLDA0ODxAREhMUFRYXGBkaGxwdHh8=\n")
+    # Whoever makes another key file, and says in it that it goes on from there, gives the worker a key to seal with.
+    key_file().write_text(f"AAECAwQFBgcICQoLDA0ODxAREhMUFRYXGBkaGxwdHh8=\n# replaced: {lost}\n")
     execute("UPDATE authorizations SET next_attempt_at = updated_at, claimable_at = updated_at")
     until(lambda: house("key", "check").code == 0)
     worker.signal(signal.SIGTERM)

@@ -210,6 +210,27 @@ class TestWhileWorkersRun:
         house.good("key", "check")
         house.good("refresh", "--all")
 
+    def test_the_key_of_another_home_seals_nothing(self, house: House, sandbox: ThreadedSandbox) -> None:
+        """Put there by mistake for a while, as by a restore into the wrong folder, and then mended."""
+        names = [f"account{number}" for number in range(4)]
+        house.sign_in(*names)
+        right = key_file().read_text()
+        (key_id,) = key_ids()
+        worker = house.cli.start("run")
+        worker.wait_for("Driving every account")
+        for wrong in ("AAECAwQFBgcICQoLDA0ODxAREhMUFRYXGBkaGxwdHh8=\n", "no key at all\n"):
+            key_file().write_text(wrong)
+            refreshes = house.refreshes()
+            until(lambda before=refreshes: house.refreshes() > before + 2 * len(names))
+            key_file().write_text(right)
+            assert house.good("key", "check", "--json").json["sealed"].keys() == {key_id}
+        worker.signal(signal.SIGTERM)
+        assert worker.end() == 0
+        assert worker.stderr.count("key_file_lost") == 2, "said once for each"
+        assert f"and not {key_id}, which is in force" in worker.stderr
+        house.good("refresh", "--all")
+        assert not [entry for entry in sandbox.log("refresh") if entry.status != 200]
+
 
 def test_who_claimed_before_the_change_is_waited_for(house: House, sandbox: ThreadedSandbox) -> None:
     """Its commit may bring what was sealed with the old key, so that stays until then."""
