@@ -18,7 +18,7 @@ from kimiflow.http.deadline import within
 from kimiflow.http.decoding import decoded
 from kimiflow.http.framing import RawReply
 from kimiflow.http.http1 import CutOff, Http1Transport, OutOfTime, Target, Unfinished
-from kimiflow.http.network import in_words
+from kimiflow.http.network import in_words, is_ours
 from kimiflow.provider import check_origin, check_revocation, find_provider, issuer_of
 from kimiflow.redaction import redacted
 
@@ -185,7 +185,7 @@ class Client:
         if isinstance(error, httpx.RemoteProtocolError):
             # Somebody answered, but not in HTTP: the host is not dead.
             return AttemptFailed("invalid_response", _reason(error, request))
-        return AttemptFailed("connection_failed", _reason(error, request), reached=False)
+        return AttemptFailed("connection_failed", _reason(error, request), reached=None if is_ours(error) else False)
 
     def _target(self, url: str) -> Target:
         headers = wire.identity_headers(self._identity, "")[:-1]

@@ -18,6 +18,7 @@ from contextlib import asynccontextmanager, contextmanager, suppress
 from typing import TYPE_CHECKING, Final
 
 from kimiflow.batching import Batched
+from kimiflow.descriptors import affordable
 from kimiflow.errors import (
     NotSaved,
     StillPending,
@@ -119,7 +120,7 @@ class Engine:
         self._draw = draw
         self._transports: Transports | None = None
         self._transport_for = transport_for
-        self._limits = limits or Limits.for_timeout(settings.http_timeout, settings.concurrency)
+        self._limits = limits or Limits.for_timeout(settings.http_timeout, affordable(settings.concurrency))
         self._vault: Vault | None = None
         self._scope = Scope()
         self._making = asyncio.Lock()

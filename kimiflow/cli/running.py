@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from kimiflow.cli.failures import FAILURE, INTERRUPTED, report
 from kimiflow.cli.talk import is_terminal, say
+from kimiflow.descriptors import raise_limit
 from kimiflow.errors import NotSaved, StoreUnavailable
 from kimiflow.flow import KimiFlow
 from kimiflow.logs import configure, get_logger
@@ -38,11 +39,12 @@ _SHOW_CURSOR: Final = "\x1b[?25h"
 
 
 def settled_settings(*, log_level: str | None = "warning") -> Settings:
-    """The settings; logging is set up by them.
+    """The settings; logging is set up by them, and room is made for as many connections as they allow.
 
     :param log_level: how much to log where nobody has said; ``None`` for the setting's own default.
     """
     settings = load_settings()
+    raise_limit(settings.concurrency)
     level = settings.log_level if log_level is None or "log_level" in settings.model_fields_set else log_level
     configure(level, settings.log_format)
     return settings

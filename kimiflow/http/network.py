@@ -8,10 +8,12 @@ import socket
 import ssl
 from typing import TYPE_CHECKING
 
+from kimiflow.descriptors import used_up
+
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-__all__ = ["in_words"]
+__all__ = ["in_words", "is_ours"]
 
 _ERRNO = re.compile(r"\[Errno (\d+)\]")
 _ADDRESS = re.compile(r"Connect call failed \('([^']+)', (\d+)")
@@ -32,11 +34,18 @@ def in_words(error: BaseException) -> str:
         if number is None and (found := _ERRNO.search(text)):
             # Where several addresses were tried, asyncio lists what each of them said.
             number = int(found[1])
+        if (said := used_up(number)) is not None:
+            return said
         if number is not None and number > 0:
             where = _ADDRESS.search(text)
             host = None if where is None else f"[{where[1]}]" if ":" in where[1] else where[1]
             return _begun_small(os.strerror(number)) + (f" ({host}:{where[2]})" if where else "")
     return " ".join(str(error).split()) or type(error).__name__
+
+
+def is_ours(error: BaseException) -> bool:
+    """Whether it is this machine that has no room for a connection, and no host has to do with it."""
+    return any(isinstance(each, OSError) and used_up(each.errno) for each in _causes(error))
 
 
 def _causes(error: BaseException) -> Iterator[BaseException]:

@@ -24,6 +24,7 @@ import sqlalchemy as sa
 from sqlalchemy.ext.asyncio import create_async_engine
 
 from kimiflow.boottime import this_boot
+from kimiflow.descriptors import used_up
 from kimiflow.errors import InvalidSetting, StoreReplaced, StoreUnavailable
 from kimiflow.stores.backend import Backend
 from kimiflow.stores.bootclock import BootClock
@@ -130,7 +131,7 @@ class SqliteBackend(Backend):
                 os.close(os.open(self.path, os.O_CREAT | os.O_EXCL | os.O_RDWR | os.O_CLOEXEC, 0o600))
         except OSError as error:
             raise StoreUnavailable(
-                f"{self.where} cannot be opened: {error.strerror}",
+                f"{self.where} cannot be opened: {used_up(error.errno) or error.strerror}",
                 hint="Look at KIMIFLOW_DATABASE_URL and at the folder's permissions.",
             ) from None
 

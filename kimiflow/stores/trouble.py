@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Final
 
 from sqlalchemy import exc
 
+from kimiflow.descriptors import none_left, used_up
 from kimiflow.errors import StoreError, StoreUnavailable
 from kimiflow.http.network import in_words
 
@@ -101,6 +102,8 @@ def _translated(error: BaseException, where: str, *, lost: bool = False) -> Stor
     code = getattr(error, "sqlite_errorcode", None)
     # The low byte is the kind; the rest tells kinds of it apart that mean the same to a person.
     kind = None if code is None else code & 0xFF
+    if said := none_left() if kind == sqlite3.SQLITE_CANTOPEN else used_up(getattr(error, "errno", None)):
+        return StoreUnavailable(f"{where} cannot be opened: {said}", hint=_TRY_AGAIN)
     if kind in _UNAVAILABLE:
         what, hint = _UNAVAILABLE[kind]
         # SQLite's own name tells a full disk from a broken one where the words do not: SQLITE_IOERR_FSYNC.
