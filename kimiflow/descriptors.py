@@ -12,10 +12,12 @@ import sys
 from contextlib import suppress
 from typing import Final
 
-__all__ = ["affordable", "limit", "none_left", "raise_limit", "used_up"]
+__all__ = ["LEAST", "affordable", "limit", "none_left", "raise_limit", "used_up", "wanted_for"]
 
 _OTHERS: Final = 48
 """For databases, their logs, name look-ups, files that are written, and what the program itself has open."""
+LEAST: Final = 32
+"""With fewer, a database and one connection cannot be open at a time."""
 _MACOS: Final = 10_240
 """What macOS allows where it says that there is no limit."""
 
@@ -30,14 +32,13 @@ def limit() -> int | None:
     return None if soft == resource.RLIM_INFINITY else soft
 
 
-def raise_limit(concurrency: int) -> None:
-    """Lets this process open enough files for so many requests at a time, as far as it may decide that itself."""
+def raise_limit(wanted: int) -> None:
+    """Lets this process have so many files open, as far as it may decide that itself."""
     if sys.platform == "win32":
         return
     import resource  # noqa: PLC0415 - not everywhere
 
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    wanted = 2 * concurrency + 2 * _OTHERS
     if soft == resource.RLIM_INFINITY or soft >= wanted:
         return
     for possible in (wanted, min(wanted, _MACOS)):
@@ -45,6 +46,11 @@ def raise_limit(concurrency: int) -> None:
             most = possible if hard == resource.RLIM_INFINITY else min(possible, hard)
             resource.setrlimit(resource.RLIMIT_NOFILE, (max(most, soft), hard))
             return
+
+
+def wanted_for(concurrency: int) -> int:
+    """How many open files so many requests at a time are comfortable with."""
+    return 2 * concurrency + 2 * _OTHERS
 
 
 def affordable(concurrency: int) -> int:

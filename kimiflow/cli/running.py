@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING, Any, Final
 
 from kimiflow.cli.failures import FAILURE, INTERRUPTED, report
 from kimiflow.cli.talk import is_terminal, say
-from kimiflow.descriptors import raise_limit
-from kimiflow.errors import NotSaved, StoreUnavailable
+from kimiflow.descriptors import LEAST, limit, raise_limit, wanted_for
+from kimiflow.errors import NotSaved, StoreUnavailable, UsageError
 from kimiflow.flow import KimiFlow
 from kimiflow.logs import configure, get_logger
 from kimiflow.settings import load_settings
@@ -43,11 +43,26 @@ def settled_settings(*, log_level: str | None = "warning") -> Settings:
 
     :param log_level: how much to log where nobody has said; ``None`` for the setting's own default.
     """
+    _need_files()
     settings = load_settings()
-    raise_limit(settings.concurrency)
+    raise_limit(wanted_for(settings.concurrency))
     level = settings.log_level if log_level is None or "log_level" in settings.model_fields_set else log_level
     configure(level, settings.log_format)
     return settings
+
+
+def _need_files() -> None:
+    """A reply that cannot be saved for want of a file is lost; so it is better not asked for.
+
+    :raises UsageError: where this process may not have the files open that the least of work takes.
+    """
+    raise_limit(LEAST)
+    most = limit()
+    if most is not None and most < LEAST:
+        raise UsageError(
+            f"this process may have {most} files open, and kimiflow needs {LEAST}; nothing was done",
+            hint="Raise the limit: ulimit -n 1024",
+        )
 
 
 def run(

@@ -34,7 +34,8 @@ def test_four_hundred_sign_ins_at_once(cli: Cli, sandbox: ThreadedSandbox, limit
     names = [f"account-{number:03}" for number in range(400)]
     begun = under(cli, limits, "login", *names, "--no-wait")
     assert begun.returncode == 0, begun.stderr[-2000:]
-    approve_all(sandbox)
+    while sandbox.pending():  # which lists some at a time
+        approve_all(sandbox)
     done = under(cli, limits, "login", *names)
     assert done.returncode == 0, done.stderr[-2000:]
     assert {each["state"] for each in cli.status().values()} == {"granted"}
@@ -43,16 +44,19 @@ def test_four_hundred_sign_ins_at_once(cli: Cli, sandbox: ThreadedSandbox, limit
     assert len(sandbox.log("refresh")) == 400
 
 
-@pytest.mark.parametrize("most", [9, 10, 11, 12, 14, 16, 20, 24])
-def test_far_too_few_are_named_and_lose_nothing(cli: Cli, sandbox: ThreadedSandbox, most: int) -> None:
+@pytest.mark.parametrize("most", [20, 31, 32, 40])
+def test_far_too_few_lose_nothing(cli: Cli, sandbox: ThreadedSandbox, most: int) -> None:
     names = [f"account-{number}" for number in range(30)]
     cli.good("login", *names, "--no-wait")
     approve_all(sandbox)
     cli.good("login", *names)
     done = under(cli, (most, most), "refresh", "--all")
-    assert done.returncode in {0, 1, 5}
-    if done.returncode:
-        assert f"all of the {most} files open that it may; raise the limit: ulimit -n" in done.stderr
+    if most < 32:
+        assert (done.returncode, sandbox.log("refresh")) == (2, [])
+        assert f"may have {most} files open, and kimiflow needs 32" in done.stderr
+        assert "ulimit -n" in done.stderr
+    else:
+        assert done.returncode == 0, done.stderr
     assert "Traceback" not in done.stderr
     assert cli("refresh", "--all").returncode == 0
     assert {entry.outcome for entry in sandbox.log("refresh")} == {"issued"}, "no token was sent twice"
