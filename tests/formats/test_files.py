@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from kimiflow.files import make_private_folder, remove_file, write_beside, write_file
+from kimiflow.files import Folder, make_private_folder, remove_file, write_file
 
 SIZE = 1 << 20
 
@@ -41,7 +41,7 @@ def test_a_write_that_fails_leaves_the_old_file(tmp_path: Path, monkeypatch: pyt
     write_file(path, b"old")
     for broken in ("fsync", "replace"):
         with monkeypatch.context() as patched:
-            patched.setattr(os, broken, lambda *_: (_ for _ in ()).throw(OSError(28, "No space left on device")))
+            patched.setattr(os, broken, lambda *_, **__: (_ for _ in ()).throw(OSError(28, "No space left on device")))
             with pytest.raises(OSError, match="No space left"):
                 write_file(path, b"new")
         assert path.read_bytes() == b"old"
@@ -53,7 +53,8 @@ def test_modes(tmp_path: Path) -> None:
     try:
         make_private_folder(tmp_path / "a" / "b")
         write_file(tmp_path / "a" / "b" / "x", b"1")
-        backup = write_beside(tmp_path / "a" / "b" / "x", ".bak", b"2")
+        with Folder.open(tmp_path / "a" / "b") as folder:
+            backup = tmp_path / "a" / "b" / folder.write_beside("x", ".bak", b"2")
     finally:
         os.umask(before)
     assert stat.S_IMODE((tmp_path / "a").stat().st_mode) == stat.S_IMODE((tmp_path / "a" / "b").stat().st_mode) == 0o700
@@ -66,8 +67,8 @@ def test_modes(tmp_path: Path) -> None:
 
 
 def test_what_is_beside_is_never_replaced(tmp_path: Path) -> None:
-    path = tmp_path / "x.json"
-    names = [write_beside(path, ".bak", str(number).encode()).name for number in range(3)]
+    with Folder.open(tmp_path) as folder:
+        names = [folder.write_beside("x.json", ".bak", str(number).encode()) for number in range(3)]
     assert names == ["x.json.bak", "x.json.bak-2", "x.json.bak-3"]
     assert [(tmp_path / name).read_text() for name in names] == ["0", "1", "2"]
 
@@ -86,12 +87,12 @@ def test_folders_and_files_that_are_in_the_way(tmp_path: Path) -> None:
 def test_beside_where_there_are_no_links(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """As on a memory stick, or a share of another system."""
 
-    def refused(*_: object) -> None:
+    def refused(*_: object, **__: object) -> None:
         raise PermissionError(1, "Operation not permitted")
 
     monkeypatch.setattr(os, "link", refused)
-    path = tmp_path / "x"
-    assert [write_beside(path, ".bak", data).name for data in (b"1", b"2")] == ["x.bak", "x.bak-2"]
+    with Folder.open(tmp_path) as folder:
+        assert [folder.write_beside("x", ".bak", data) for data in (b"1", b"2")] == ["x.bak", "x.bak-2"]
     assert (tmp_path / "x.bak").read_bytes() == b"1"
     assert stat.S_IMODE((tmp_path / "x.bak-2").stat().st_mode) == 0o600
     assert len(list(tmp_path.iterdir())) == 2
