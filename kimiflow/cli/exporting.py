@@ -8,6 +8,7 @@ import sys
 import time
 from contextlib import suppress
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Final
 
@@ -19,6 +20,7 @@ from kimiflow.errors import KimiFlowError, UsageError
 from kimiflow.files import Folder, Irregular
 from kimiflow.formats import find_format
 from kimiflow.formats.base import Unusable
+from kimiflow.neighbours.aside import Aside
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -79,8 +81,8 @@ async def _reported(flow: KimiFlow, name: str, place: _Stdout | _Files, *, hand_
         if hand_over:
             await flow.moving.hand_over(name, place, destination=place.destination)
         else:
-            # Its lock may have to be waited for, and signals must not.
-            await asyncio.to_thread(place.write, await flow.moving.grant(token))
+            # A lock, or a disk, may have to be waited for; a signal must not.
+            await Aside(place.destination).run(partial(place.write, await flow.moving.grant(token)))
     except asyncio.CancelledError:
         if hand_over:
             # What had begun was carried through, one way or the other.

@@ -24,10 +24,11 @@ T = TypeVar("T")
 class Aside:
     """One thread at a time.
 
-    :param patience: seconds after which work is no longer waited for.
+    :param what: what the work has to do with, for the error.
+    :param patience: seconds after which work is no longer waited for; without them, only a cancellation ends that.
     """
 
-    def __init__(self, what: str, patience: float) -> None:
+    def __init__(self, what: str, patience: float | None = None) -> None:
         self._what = what
         self._patience = patience
         self._under_way: asyncio.Future[Any] | None = None
@@ -61,4 +62,4 @@ class Aside:
             await asyncio.wait({done}, timeout=self._patience)
             if done.done():
                 return done.result()
-        raise TimeoutError(errno.ETIMEDOUT, "it does not answer; it is tried again when it does", self._what)
+        raise TimeoutError(errno.ETIMEDOUT, "it does not answer", self._what)

@@ -243,6 +243,35 @@ def test_a_disk_that_never_answers_holds_up_no_other_folder_and_not_the_end(hous
     assert not (house.root / "hanging/work.json").exists()
 
 
+HANGING_EXPORT = """
+import sys, threading
+from kimiflow.files import Folder
+import kimiflow.neighbours.handover as handover
+handover._PATIENCE = 0.3
+Folder.write = lambda *_: threading.Event().wait()
+from kimiflow.cli import main
+sys.exit(main(sys.argv[1:]))
+"""
+
+
+def test_a_disk_that_never_answers_keeps_no_one_in_a_handing_over(house: House) -> None:
+    """As after a kill: nobody knows where the grant is, so nobody uses it, and everybody is told where to look."""
+    house.sign_in("work")
+    file = house.root / "work.json"
+    done = subprocess.run(
+        [sys.executable, "-c", HANGING_EXPORT, "export", "work", "--output", str(file), "--with-refresh-token"],
+        env=house.cli.environment,
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    assert (done.returncode, f"{file} does not answer" in done.stderr) == (1, True), done
+    status = house.status()["work"]
+    assert (status["state"], status["error"]) == ("granted", "handing_over")
+    assert str(file) in status["error_description"]
+
+
 async def test_work_aside_is_one_thread_at_a_time_and_reports_what_it_raised() -> None:
     free, calls = threading.Event(), 0
 
@@ -406,15 +435,37 @@ def test_an_export_into_a_folder_that_somebody_has_locked(house: House, monkeypa
     assert loaded(house.root / "work.json")["refresh_token"] in house.secrets()
 
 
-@pytest.mark.skipif(not Path("/proc/self/fd").exists(), reason="no way to see that it has come so far")
+WAITING_EXPORT = """
+import sys, time
+import kimiflow.cli.exporting as exporting
+exporting._PATIENCE = 1e9
+sleep = time.sleep
+def told(seconds):
+    print("waiting", file=sys.stderr, flush=True)
+    sleep(seconds)
+time.sleep = told
+from kimiflow.cli import main
+sys.exit(main(sys.argv[1:]))
+"""
+
+
 def test_an_export_that_waits_for_a_lock_can_be_stopped(house: House) -> None:
     house.sign_in("work")
     with locked(house.root):
-        exporting = house.cli.start("export", "work", "--output", str(house.root / "work.json"))
-        its_own = Path(f"/proc/{exporting.process.pid}/fd")
-        until(lambda: str(house.root) in {os.path.realpath(each) for each in its_own.iterdir()})
-        exporting.signal(signal.SIGTERM)
-        assert exporting.end(SOON) != 0
+        exporting = subprocess.Popen(
+            [sys.executable, "-c", WAITING_EXPORT, "export", "work", "--output", str(house.root / "work.json")],
+            env=house.cli.environment,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        try:
+            assert exporting.stderr is not None
+            assert exporting.stderr.readline() == "waiting\n"
+            exporting.send_signal(signal.SIGTERM)
+            exporting.communicate(timeout=SOON)
+        finally:
+            exporting.kill()
+        assert exporting.returncode == 128 + signal.SIGTERM
     assert not (house.root / "work.json").exists()
 
 
