@@ -83,10 +83,7 @@ def stems(accounts: Iterable[Account]) -> dict[str, str]:
 
 
 class Syncing:
-    """Keeps folders in step with an engine's store.
-
-    :raises UsageError: where two targets share a folder.
-    """
+    """Keeps folders in step with an engine's store."""
 
     def __init__(self, engine: Engine, targets: Sequence[Target]) -> None:
         self._engine = engine
@@ -95,18 +92,26 @@ class Syncing:
         self._folders = [
             (KeptFolder(each.format, each.folder, owner), Aside(str(each.folder), _PATIENCE)) for each in targets
         ]
-        if len({os.path.realpath(each.folder) for each in targets}) < len(targets):
-            raise UsageError("two --sync options have the same folder", hint="Each format needs a folder of its own.")
         self._told: set[tuple[str, str]] = set()
 
     async def start(self) -> None:
         """Takes the folders, and brings them up to date.
 
-        :raises UsageError: where one of them cannot be used.
+        :raises UsageError: where one of them cannot be used, or two are the same.
         """
         self._vault = await self._engine.vault()
+        places = await asyncio.gather(*(self._place(folder, aside) for folder, aside in self._folders))
+        if len(set(places)) < len(places):
+            raise UsageError("two --sync options have the same folder", hint="Each format needs a folder of its own.")
         await asyncio.gather(*(self._take(folder, aside) for folder, aside in self._folders))
         await self._look()
+
+    async def _place(self, folder: KeptFolder, aside: Aside) -> str:
+        """Which folder it is, whatever it was called."""
+        try:
+            return await aside.run(lambda: os.path.realpath(folder.path))
+        except TimeoutError:
+            return str(folder.path)
 
     async def _take(self, folder: KeptFolder, aside: Aside) -> None:
         with suppress(TimeoutError):  # which the first look tells about

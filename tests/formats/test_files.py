@@ -8,11 +8,11 @@ import stat
 import subprocess
 import sys
 import time
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 
 import pytest
 
-from kimiflow.files import Folder, make_private_folder, remove_file, write_file
+from kimiflow.files import Folder, Irregular, make_private_folder, remove_file, write_file
 
 SIZE = 1 << 20
 
@@ -96,3 +96,31 @@ def test_beside_where_there_are_no_links(tmp_path: Path, monkeypatch: pytest.Mon
     assert (tmp_path / "x.bak").read_bytes() == b"1"
     assert stat.S_IMODE((tmp_path / "x.bak-2").stat().st_mode) == 0o600
     assert len(list(tmp_path.iterdir())) == 2
+
+
+def test_where_a_folder_cannot_be_held_open(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As on Windows: the same by paths, and still no link is followed."""
+    monkeypatch.setattr("kimiflow.files._HELD_OPEN", False)
+    monkeypatch.setattr("kimiflow.files._NO_LINK", 0)
+    elsewhere = tmp_path / "elsewhere"
+    elsewhere.mkdir()
+    with Folder.open(tmp_path / "top", make=True) as top:
+        with top.below(("a", "b"), make=True) as folder, folder.alone(0):
+            folder.write("x", b"1")
+            folder.write("x", b"2")
+            assert folder.write_beside("x", ".bak", b"1") == "x.bak"
+            assert (folder.read("x"), folder.read("y"), sorted(folder.names())) == (b"2", None, ["x", "x.bak"])
+            assert folder.age("x") < 60
+            folder.remove("x")
+        (tmp_path / "top/link").symlink_to(elsewhere)
+        (tmp_path / "top/file").symlink_to(elsewhere / "new")
+        with pytest.raises(Irregular, match="a symbolic link, not a folder"):
+            top.below(("link",))
+        with pytest.raises(Irregular, match="a symbolic link, not a regular file"):
+            top.open_file("file", os.O_CREAT | os.O_RDWR)
+        assert (top.exists(PurePosixPath("a/b/x.bak")), top.exists(PurePosixPath("a/b/x"))) == (True, False)
+        assert top.is_still_there()
+        (tmp_path / "top/a/b/x.bak").unlink()
+        with top.below(("a",)) as folder:
+            folder.remove_folder("b")
+    assert list(elsewhere.iterdir()) == []

@@ -380,6 +380,7 @@ def test_what_waits_for_the_database_is_a_file_and_nothing_else(house: House, tm
     assert said["file"] == str(there)
     assert said["reason"].startswith("it is a named pipe" if kind == "pipe" else "it is a symbolic link")
     assert house.cli("key", "rotate").returncode == 0
+    assert f"{there}: no file of kimiflow's" in house("doctor").out
     assert os.path.lexists(there)
     assert elsewhere.exists() is (kind == "link")
 
