@@ -101,6 +101,7 @@ def _row(database: Path, name: str) -> tuple[str, str, float | None, float | Non
 
 def _opened(environment: Mapping[str, str], home: Path, row_id: str, sealed: str) -> str | None:
     from kimiflow.errors import KimiFlowError
+    from kimiflow.files import read_regular
     from kimiflow.keys.keyring import parse_keys
     from kimiflow.model import Sealed
     from kimiflow.vault import Vault
@@ -108,7 +109,8 @@ def _opened(environment: Mapping[str, str], home: Path, row_id: str, sealed: str
     text = environment.get("KIMIFLOW_KEY")
     try:
         if not text:
-            text = Path(environment.get("KIMIFLOW_KEY_FILE") or home / "key").expanduser().read_text(encoding="ascii")
+            path = Path(environment.get("KIMIFLOW_KEY_FILE") or home / "key").expanduser()
+            text = read_regular(path).decode("ascii")
         return Vault(*parse_keys("the key", text).opening).open(Sealed(sealed), row_id, "access_token").reveal()
     except (KimiFlowError, OSError, ValueError):
         return None  # likewise

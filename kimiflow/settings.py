@@ -22,6 +22,7 @@ from pydantic import (
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict, SettingsError
 
 from kimiflow.errors import InvalidSetting, UsageError
+from kimiflow.files import read_regular
 from kimiflow.http.proxies import checked_proxy
 from kimiflow.pacing import Pacing
 from kimiflow.provider import BUILT_IN, Provider, checked_url, on_host, origin_of
@@ -249,7 +250,7 @@ def load_settings(**overrides: object) -> Settings:
 
 def _read_toml(path: Path) -> dict[str, Any]:
     try:
-        return tomllib.loads(path.read_text(encoding="utf-8"))
+        return tomllib.loads(read_regular(path).decode())
     except FileNotFoundError:
         return {}
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:

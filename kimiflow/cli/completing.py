@@ -67,7 +67,9 @@ def _place() -> tuple[Path, str]:
     if not url and (home / "config.toml").exists():
         import tomllib
 
-        url = tomllib.loads((home / "config.toml").read_text(encoding="utf-8")).get("database_url")
+        from kimiflow.files import read_regular
+
+        url = tomllib.loads(read_regular(home / "config.toml").decode()).get("database_url")
     return home, url or "sqlite:"
 
 

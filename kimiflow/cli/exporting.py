@@ -5,18 +5,22 @@ from __future__ import annotations
 import asyncio
 import os
 import sys
+import time
+from contextlib import suppress
 from dataclasses import dataclass
-from pathlib import Path
-from typing import TYPE_CHECKING
+from functools import partial
+from pathlib import Path, PurePosixPath
+from typing import TYPE_CHECKING, Final
 
 from kimiflow.cli import failures
 from kimiflow.cli.names import expanded, is_pattern
 from kimiflow.cli.running import run
 from kimiflow.cli.talk import is_terminal, result, say, shown
 from kimiflow.errors import KimiFlowError, UsageError
-from kimiflow.files import alone_in, make_private_folder, remove_file, write_file
+from kimiflow.files import Folder, Irregular
 from kimiflow.formats import find_format
 from kimiflow.formats.base import Unusable
+from kimiflow.neighbours.aside import Aside
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -26,6 +30,12 @@ if TYPE_CHECKING:
     from kimiflow.formats.base import Format, Grant
 
 __all__ = ["Wish", "export"]
+
+_STDOUT: Final = frozenset({"-", "/dev/stdout", "/dev/fd/1", "/proc/self/fd/1"})
+"""Names of what is open already, and no file that could be replaced."""
+
+_PATIENCE: Final = 5.0
+"""Seconds that a lock on the folder is waited for."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,12 +52,13 @@ class Wish:
 def export(wish: Wish) -> int:
     """Runs the command; returns the exit code."""
     form = find_format(wish.format)
+    output = None if wish.output in _STDOUT else wish.output
     several = len(set(wish.names)) > 1 or any(map(is_pattern, wish.names))
-    if wish.to_stdout and (not wish.hand_over or wish.output is not None):
+    if wish.to_stdout and (not wish.hand_over or output is not None):
         raise UsageError("--print-refresh-token goes with --with-refresh-token, and not with --output")
-    if wish.output is None and several:
+    if output is None and several:
         raise UsageError("several accounts need a folder", hint="Name it with: --output DIR/")
-    if wish.hand_over and wish.output is None and not wish.to_stdout:
+    if wish.hand_over and output is None and not wish.to_stdout:
         raise UsageError(
             "a refresh token is not printed: if it is lost on its way, the sign-in is",
             hint="Name a file or folder with --output PATH, or insist with --print-refresh-token",
@@ -56,7 +67,7 @@ def export(wish: Wish) -> int:
     async def body(flow: KimiFlow) -> int:
         codes = []
         for name in await expanded(flow, wish.names):
-            place = _Stdout(form) if wish.output is None else _Files.at(wish.output, form, name, several=several)
+            place = _Stdout(form) if output is None else _Files.at(output, form, name, several=several)
             codes.append(await _reported(flow, name, place, hand_over=wish.hand_over))
         return failures.worst(codes)
 
@@ -70,7 +81,8 @@ async def _reported(flow: KimiFlow, name: str, place: _Stdout | _Files, *, hand_
         if hand_over:
             await flow.moving.hand_over(name, place, destination=place.destination)
         else:
-            place.write(await flow.moving.grant(token))
+            # A lock, or a disk, may have to be waited for; a signal must not.
+            await Aside(place.destination).run(partial(place.write, await flow.moving.grant(token)))
     except asyncio.CancelledError:
         if hand_over:
             # What had begun was carried through, one way or the other.
@@ -111,14 +123,22 @@ class _Stdout:
 
 
 class _Files:
-    """A file, and what its tool wants beside it where it was given a folder."""
+    """A file, and what its tool wants beside it where it was given a folder.
 
-    def __init__(self, form: Format, file: Path, folder: Path | None) -> None:
+    The file or the folder that a person named may be a link, and is followed as a shell would. What is below that
+    folder has names that kimiflow chose, and there none is.
+
+    :param root: the folder.
+    :param file: the file below it.
+    :param beside: the folder below it for what the tool wants besides; ``None`` where the file is all that was asked for.
+    """
+
+    def __init__(self, form: Format, root: Path, file: PurePosixPath, beside: PurePosixPath | None) -> None:
         self._form = form
+        self._root = root
         self._file = file
-        self._folder = folder
+        self._beside = beside
         self._written: bytes | None = None
-        self.destination = shown(file)
 
     @classmethod
     def at(cls, output: str, form: Format, name: str, *, several: bool) -> Self:
@@ -126,37 +146,61 @@ class _Files:
         path = Path(output).expanduser().absolute()
         is_folder = output.endswith(("/", os.sep)) or path.is_dir() or several
         if not is_folder and not (form.one_credential and path.suffix != ".json"):
-            return cls(form, path, None)
-        root = path / name if form.one_credential and several else path
-        return cls(form, root / form.file_in(name), root)
+            real = Path(os.path.realpath(path))
+            return cls(form, real.parent, PurePosixPath(real.name), None)
+        below = PurePosixPath(name) if form.one_credential and several else PurePosixPath()
+        return cls(form, path, below / form.file_in(name), below)
+
+    @property
+    def _path(self) -> Path:
+        return self._root / self._file
+
+    @property
+    def destination(self) -> str:
+        """Where it goes, for people."""
+        return shown(self._path)
 
     def check(self) -> None:
         """:raises UsageError: where something is in the way that would be lost."""
+        with suppress(FileNotFoundError), self._folder() as folder:
+            self._look(folder)
+
+    def _folder(self, *, make: bool = False) -> Folder:
+        with Folder.open(self._root, make=make) as root:
+            return root.below(self._file.parent.parts, make=make)
+
+    def _look(self, folder: Folder) -> bytes | None:
+        """What is there now."""
         try:
-            data = self._file.read_bytes()
-        except FileNotFoundError:
-            return
-        if not self._form.may_be_replaced(data, self._file):
+            data = folder.read(self._file.name)
+        except Irregular as error:
             raise UsageError(
-                f"{self._file} holds a refresh token, or something else, that would be lost",
-                hint=f"Take it in first: kimiflow import {self._file}, or move it away.",
+                f"{shown(error.filename)}: {error.strerror}",
+                hint="Name another file; or print it, for whatever reads it: kimiflow export NAME --output -",
+            ) from None
+        if data is not None and not self._form.may_be_replaced(data, self._path):
+            raise UsageError(
+                f"{self._path} holds a refresh token, or something else, that would be lost",
+                hint=f"Take it in first: kimiflow import {self._path}, or move it away.",
             )
+        return data
 
     def write(self, grant: Grant) -> None:
-        make_private_folder(self._file.parent)
         # A worker may keep this folder in step: what it has just looked at must not change before it writes.
-        with alone_in(self._file.parent):
-            self.check()
-            self._write(grant)
+        with self._folder(make=True) as folder, folder.alone(time.monotonic() + _PATIENCE):
+            before = self._look(folder)
+            if self._beside is not None:
+                self._write_beside(self._beside, grant)
+            self._written = self._form.render(grant, before)
+            folder.write(self._file.name, self._written)
 
-    def _write(self, grant: Grant) -> None:
-        if self._folder is not None:
+    def _write_beside(self, below: PurePosixPath, grant: Grant) -> None:
+        with Folder.open(self._root) as root:
             for name, data in self._form.beside(grant).items():
-                write_file(self._folder / name, data)
-        before = self._file.read_bytes() if self._file.exists() else None
-        self._written = self._form.render(grant, before)
-        write_file(self._file, self._written)
+                with root.below((*below.parts, *name.parent.parts), make=True) as folder:
+                    folder.write(name.name, data)
 
     def withdraw(self) -> None:
-        if self._written is not None and self._file.exists() and self._file.read_bytes() == self._written:
-            remove_file(self._file)
+        with suppress(FileNotFoundError), self._folder() as folder:
+            if self._written is not None and folder.read(self._file.name) == self._written:
+                folder.remove(self._file.name)

@@ -16,7 +16,7 @@ from kimiflow.cli.failures import FAILURE, PERSON_NEEDED
 from kimiflow.cli.running import run, settled_settings
 from kimiflow.cli.talk import paint, result, result_json, say, shown
 from kimiflow.errors import KimiFlowError, SignInNeeded, UsageError
-from kimiflow.files import write_beside, write_file
+from kimiflow.files import Folder
 from kimiflow.formats.base import Unusable
 from kimiflow.formats.looking import Verdict, look_into, usual_places
 from kimiflow.http.proxies import checked_proxy
@@ -329,9 +329,14 @@ def _blank(found: Found) -> Path:
     """
     assert found.format is not None  # noqa: S101 - what has a credential has a format
     assert found.credential is not None  # noqa: S101 - and was verified
-    data = found.path.read_bytes()
-    if found.format.refresh_token_in(data).strip() != found.credential.refresh_token.reveal():
-        raise Unusable("its tool has changed it meanwhile; stop that tool, and import once more")
-    backup = write_beside(found.path, BACKUP, data)
-    write_file(found.path, found.format.blanked(data))
-    return backup
+    if found.place is None:
+        raise Unusable("it came through a pipe")
+    root, file = found.place
+    # Held open, so that what is read here is what is replaced, and nothing else.
+    with Folder.open(root) as top, top.below(file.parent.parts) as folder:
+        data = folder.read(file.name) or b""
+        if found.format.refresh_token_in(data).strip() != found.credential.refresh_token.reveal():
+            raise Unusable("its tool has changed it meanwhile; stop that tool, and import once more")
+        backup = folder.write_beside(file.name, BACKUP, data)
+        folder.write(file.name, found.format.blanked(data))
+    return root / file.parent / backup

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from kimiflow.errors import UsageError
+from kimiflow.files import read_named
 from kimiflow.http.proxies import checked_proxy
 from kimiflow.model import valid_account_name
 from kimiflow.provider import find_provider
@@ -44,7 +45,7 @@ def read(path: str, providers: Mapping[str, Provider]) -> list[Entry]:
     :raises UsageError: where it cannot be read, or naming the first line that is wrong.
     """
     try:
-        text = sys.stdin.read() if path == "-" else Path(path).expanduser().read_text(encoding="utf-8-sig")
+        text = sys.stdin.read() if path == "-" else read_named(Path(path).expanduser()).decode("utf-8-sig")
     except OSError as error:
         raise UsageError(f"{path} cannot be read: {error.strerror}") from None
     except UnicodeDecodeError:

@@ -70,14 +70,19 @@ def _room(home: Path) -> Finding:
 
 
 def _kept_aside(home: Path) -> Finding:
-    waiting = []
+    waiting, strange = [], []
     for path in kept_aside(home):
         try:
-            age = time.time() - path.stat().st_mtime
+            found = path.lstat()
         except FileNotFoundError:
             continue
-        if age > _MOMENT:
+        if not stat.S_ISREG(found.st_mode):
+            strange.append(path)
+        elif time.time() - found.st_mtime > _MOMENT:
             waiting.append(path)
+    if strange:
+        listed = " ".join(map(str, strange))
+        return Finding("unsaved", ok=False, what=f"{listed}: no file of kimiflow's, and not read", todo=f"rm {listed}")
     if not waiting:
         return Finding("unsaved", ok=True, what="nothing waits for the database")
     listed = ", ".join(map(str, waiting))

@@ -6,6 +6,7 @@ import uuid
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Any
 
+from kimiflow.files import read_regular
 from kimiflow.formats.base import Credential, Format, Grant, Revoked, account_name, as_json, number, text, token
 
 if TYPE_CHECKING:
@@ -101,8 +102,8 @@ def as_uuid(device_id: str) -> uuid.UUID | None:
 
 def _device_id_beside(path: Path) -> str | None:
     try:
-        with (path.absolute().parents[1] / DEVICE_ID).open("rb") as file:
-            found = file.read(_MOST_OF_A_DEVICE_ID).decode("ascii").strip()
+        beside = path.absolute().parents[1] / DEVICE_ID
+        found = read_regular(beside, _MOST_OF_A_DEVICE_ID).decode("ascii").strip()
     except (OSError, ValueError, IndexError):
         return None
     return found if found and found.isprintable() else None

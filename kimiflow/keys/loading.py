@@ -12,7 +12,7 @@ from contextlib import ExitStack, contextmanager, suppress
 from typing import TYPE_CHECKING, Final
 
 from kimiflow.errors import InvalidSetting, KeyMissing, WrongKey
-from kimiflow.files import lock_file, sync_folder, write_file
+from kimiflow.files import Irregular, lock_file, open_regular, sync_folder, write_file
 from kimiflow.keys.keyring import REPLACED, Keyring, new_key, parse_keys
 from kimiflow.logs import get_logger
 from kimiflow.vault import Vault, key_id_of
@@ -96,12 +96,18 @@ class KeyFile:
         deadline = time.monotonic() + _HALF_WRITTEN
         while True:
             try:
-                with self.path.open(encoding="ascii") as file:
+                with os.fdopen(open_regular(self.path), encoding="ascii") as file:
                     self._seen = _signature(os.fstat(file.fileno()))
                     text = file.read()
             except FileNotFoundError:
                 self._seen = None
                 return None
+            except Irregular as error:
+                raise InvalidSetting(
+                    f"{self.origin} cannot be read: {error.strerror}",
+                    hint="Put the key there as a file, name another place with KIMIFLOW_KEY_FILE, or give the key in "
+                    "KIMIFLOW_KEY.",
+                ) from None
             except (OSError, UnicodeDecodeError) as error:
                 raise InvalidSetting(f"{self.origin} cannot be read: {error}") from None
             if text or time.monotonic() > deadline:

@@ -14,7 +14,6 @@ kill there is refused until the pause is over (:class:`~kimiflow.tokens.TokenSou
 
 from __future__ import annotations
 
-import asyncio
 import os
 import secrets
 import socket
@@ -24,6 +23,7 @@ from kimiflow.errors import RequestFailed, StillPending, UsageError
 from kimiflow.finishing import finish
 from kimiflow.formats.base import Grant
 from kimiflow.model import State, Transition
+from kimiflow.neighbours.aside import Aside
 from kimiflow.outcome import no_grant
 from kimiflow.provider import find_provider
 from kimiflow.scheduling.committer import Committer
@@ -42,6 +42,9 @@ HANDING_OVER: Final = "handing_over"
 """The error of a grant that is about to leave, and that of one whose leaving was cut short."""
 
 _NOT_HANDED_OVER: Final = "not_handed_over"
+
+_PATIENCE: Final = 30.0
+"""Seconds for a file to be written. A disk that takes longer may never answer."""
 
 
 class Place(Protocol):
@@ -131,18 +134,22 @@ class Handover:
             )
         if outcome is not Outcome.COMMITTED:
             return outcome
+        aside = Aside(self._destination, _PATIENCE)
         try:
-            await asyncio.to_thread(self._place.write, grant)
+            await aside.run(lambda: self._place.write(grant))
         except BaseException as error:
-            # Where not even this works, the pause stays, and says where to look.
-            await asyncio.to_thread(self._place.withdraw)
+            if aside.is_busy:
+                # Whether it will be there, nobody knows: as after a kill, the pause stays, and says where to look.
+                raise _no_answer(self._name, self._destination) from None
+            # Where not even this works, likewise.
+            await aside.run(self._place.withdraw)
             await commit(self._resumed(claim, type(error).__name__))
             raise
         now = engine.clock.now()
         last = Transition(now, State.GRANTED, None, HANDED_OVER, self._destination)
         outcome = await commit(Step(claim, paused._replace(updated_at=now), (last,), ends=True))
         if outcome is Outcome.LOST:
-            await asyncio.to_thread(self._place.withdraw)
+            await aside.run(self._place.withdraw)
         engine.stirred()
         return outcome
 
@@ -191,6 +198,15 @@ def cut_short(name: str, grant: Authorization[Sealed], now: float) -> RequestFai
     return RequestFailed(
         f"{name} was about to be handed over before, {grant.error_description}",
         hint=f"If it is not there, nothing was handed over, and kimiflow goes on with {name} in {left:.0f} s.",
+        account=name,
+    )
+
+
+def _no_answer(name: str, destination: str) -> RequestFailed:
+    return RequestFailed(
+        f"{destination} does not answer, so nobody can tell whether {name} will have been handed over",
+        hint=f"Look whether it is there once it answers: if so, sign out here: kimiflow logout {name}; "
+        "if not, kimiflow goes on with it when its access token ends.",
         account=name,
     )
 

@@ -3,6 +3,9 @@
 It is driven by the store's feed of changes, so that what other processes refresh is seen too; one look at the store
 serves all accounts and all folders. After a look it rests ten times as long as that took: however many accounts
 there are and however often they change, it costs at most a tenth of a processor.
+
+No folder holds anything else up. What is done in one is done aside, and waited for a few seconds: one that does not
+answer is said so, and left until it does.
 """
 
 from __future__ import annotations
@@ -18,13 +21,15 @@ from kimiflow.errors import KimiFlowError, StoreError, UsageError
 from kimiflow.formats import find_format
 from kimiflow.formats.base import Grant
 from kimiflow.formats.folder import KeptFolder, Wanted
+from kimiflow.neighbours.aside import Aside
 from kimiflow.status import Token
 
 if TYPE_CHECKING:
-    from collections.abc import Coroutine, Iterable, Sequence
+    from collections.abc import Coroutine, Iterable, Mapping, Sequence
 
     from kimiflow.engine import Engine
     from kimiflow.formats.base import Format
+    from kimiflow.formats.folder import Report
     from kimiflow.model import Account, Authorization, Sealed
     from kimiflow.stores.base import Snapshot
     from kimiflow.vault import Vault
@@ -39,6 +44,9 @@ _AT_MOST: Final = 60.0
 
 _AGAIN: Final = 5.0
 """Seconds after a file that could not be written."""
+
+_PATIENCE: Final = 5.0
+"""Seconds that a folder has for a round, in which it may wait for a lock; then it is taken for one that hangs."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,30 +83,40 @@ def stems(accounts: Iterable[Account]) -> dict[str, str]:
 
 
 class Syncing:
-    """Keeps folders in step with an engine's store.
-
-    :raises UsageError: where two targets share a folder.
-    """
+    """Keeps folders in step with an engine's store."""
 
     def __init__(self, engine: Engine, targets: Sequence[Target]) -> None:
         self._engine = engine
         self._vault: Vault | None = None
         owner = str(engine.settings.home)
-        self._folders = [KeptFolder(each.format, each.folder, owner) for each in targets]
-        if len({os.path.realpath(each.folder) for each in targets}) < len(targets):
-            raise UsageError("two --sync options have the same folder", hint="Each format needs a folder of its own.")
+        self._folders = [
+            (KeptFolder(each.format, each.folder, owner), Aside(str(each.folder), _PATIENCE)) for each in targets
+        ]
         self._told: set[tuple[str, str]] = set()
 
     async def start(self) -> None:
         """Takes the folders, and brings them up to date.
 
-        :raises UsageError: where one of them cannot be used.
+        :raises UsageError: where one of them cannot be used, or two are the same.
         """
         self._vault = await self._engine.vault()
-        for folder in self._folders:
-            if not await asyncio.to_thread(folder.take):
-                self._engine.log.info("sync_standing_by", folder=str(folder.path))
+        places = await asyncio.gather(*(self._place(folder, aside) for folder, aside in self._folders))
+        if len(set(places)) < len(places):
+            raise UsageError("two --sync options have the same folder", hint="Each format needs a folder of its own.")
+        await asyncio.gather(*(self._take(folder, aside) for folder, aside in self._folders))
         await self._look()
+
+    async def _place(self, folder: KeptFolder, aside: Aside) -> str:
+        """Which folder it is, whatever it was called."""
+        try:
+            return await aside.run(lambda: os.path.realpath(folder.path))
+        except TimeoutError:
+            return str(folder.path)
+
+    async def _take(self, folder: KeptFolder, aside: Aside) -> None:
+        with suppress(TimeoutError):  # which the first look tells about
+            if not await aside.run(folder.take):
+                self._engine.log.info("sync_standing_by", folder=str(folder.path))
 
     async def run(self, stop: asyncio.Event) -> None:
         """Follows the store until ``stop`` is set; what was committed until then is in the files when it returns."""
@@ -114,8 +132,9 @@ class Syncing:
             await self._look_in_any_case()
         finally:
             stopping.cancel()
-            for folder in self._folders:
-                folder.let_go()
+            for folder, aside in self._folders:
+                if not aside.is_busy:
+                    folder.let_go()
 
     async def _look_in_any_case(self) -> bool:
         try:
@@ -139,23 +158,29 @@ class Syncing:
             for each in snapshots
             if (grant := each.grant) is not None
         }
-        problems: set[tuple[str, str]] = set()
-        for folder in self._folders:
-            try:
-                if not await asyncio.to_thread(folder.take):
-                    continue
-                report = await asyncio.to_thread(folder.bring_up_to_date, wanted)
-            except (KimiFlowError, OSError) as error:
-                reason = error.message if isinstance(error, KimiFlowError) else error.strerror or str(error)
-                problems.add((str(folder.path), reason))
-                continue
-            problems.update(report.problems)
-            if report.written or report.removed:
-                log.info("synced", folder=str(folder.path), written=report.written, removed=report.removed)
+        rounds = await asyncio.gather(*(self._round(folder, aside, wanted) for folder, aside in self._folders))
+        problems = set().union(*rounds)
         for path, reason in sorted(problems - self._told):
             log.warning("not_synced", path=path, reason=reason)
         self._told = problems
         return not problems
+
+    async def _round(self, folder: KeptFolder, aside: Aside, wanted: Mapping[str, Wanted]) -> set[tuple[str, str]]:
+        """What follows for one folder; returns what could not be done."""
+
+        def work() -> Report | None:
+            return folder.bring_up_to_date(wanted) if folder.take() else None
+
+        try:
+            report = await aside.run(work)
+        except (KimiFlowError, OSError) as error:
+            reason = error.message if isinstance(error, KimiFlowError) else error.strerror or str(error)
+            return {(str(folder.path), reason)}
+        if report is None:
+            return set()
+        if report.written or report.removed:
+            self._engine.log.info("synced", folder=str(folder.path), written=report.written, removed=report.removed)
+        return set(report.problems)
 
     def _wanted(self, snapshot: Snapshot, grant: Authorization[Sealed], stem: str) -> Wanted:
         return Wanted(

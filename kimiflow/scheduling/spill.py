@@ -15,7 +15,7 @@ from dataclasses import asdict, replace
 from typing import TYPE_CHECKING, Any
 
 from kimiflow.errors import StoreError, StoreUnavailable
-from kimiflow.files import remove_file, sync_folder
+from kimiflow.files import Irregular, open_regular, read_regular, remove_file, sync_folder
 from kimiflow.model import Account, Authorization, Sealed, State, Transition
 from kimiflow.stores.base import Claim, Outcome, Step
 
@@ -90,7 +90,8 @@ async def recover(folder: Path, store: Store, log: FilteringBoundLogger) -> int:
     count = 0
     for path in kept_aside(folder):
         try:
-            with path.open("rb") as file:
+            # Whoever put a link there, or a pipe, was not kimiflow.
+            with os.fdopen(open_regular(path, follow=False), "rb") as file:
                 if not _abandoned(path, file.fileno()):
                     continue
                 steps = [_from_json(entry) for entry in json.loads(file.read())]
@@ -102,7 +103,8 @@ async def recover(folder: Path, store: Store, log: FilteringBoundLogger) -> int:
         except FileNotFoundError:
             continue
         except (OSError, ValueError, KeyError, TypeError) as error:
-            log.error("unsaved_not_readable", file=str(path), reason=str(error))  # noqa: TRY400 - the reason is enough
+            reason = error.strerror if isinstance(error, Irregular) else str(error)
+            log.error("unsaved_not_readable", file=str(path), reason=reason)  # noqa: TRY400 - the reason is enough
             continue
         except StoreUnavailable:
             raise
@@ -164,8 +166,8 @@ def kept_aside(folder: Path, key_ids: Collection[str] = ()) -> list[Path]:
 
 def _mentions(path: Path, key_ids: Collection[str]) -> bool:
     try:
-        text = path.read_text(encoding="utf-8", errors="replace")
-    except FileNotFoundError:
+        text = read_regular(path, sys.maxsize, follow=False).decode(errors="replace")
+    except (FileNotFoundError, Irregular):
         return False
     return any(f'"{key_id}.' in text for key_id in key_ids)
 
@@ -181,7 +183,7 @@ def _abandoned(path: Path, descriptor: int) -> bool:
     if not _lock(descriptor):
         return False
     # Its worker may have put another in its place meanwhile.
-    return os.fstat(descriptor).st_ino == path.stat().st_ino
+    return os.path.samestat(os.fstat(descriptor), path.lstat())
 
 
 def _is_gone(number: int) -> bool:
@@ -195,7 +197,8 @@ def _is_gone(number: int) -> bool:
 def _write(path: Path, text: str) -> int | None:
     """Puts a file in the place of the one before; returns what holds its lock."""
     draft = path.with_suffix(".tmp")
-    descriptor = os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | getattr(os, "O_CLOEXEC", 0), 0o600)
+    draft.unlink(missing_ok=True)  # where an earlier one could not be removed
+    descriptor = open_regular(draft, os.O_WRONLY | os.O_CREAT | os.O_EXCL, follow=False)
     try:
         with os.fdopen(descriptor, "w", encoding="utf-8", closefd=False) as file:
             file.write(text)

@@ -2,7 +2,6 @@ from __future__ import annotations
 
 import asyncio
 import json
-from pathlib import Path
 
 import pytest
 
@@ -130,19 +129,20 @@ def test_what_would_be_lost_is_not_replaced(work: House) -> None:
 def test_a_file_that_cannot_be_written_leaves_everything_as_it_was(
     work: House, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    import kimiflow.cli.exporting as exporting
-    from kimiflow.files import write_file
+    from kimiflow.files import Folder
+
+    write = Folder.write
 
     def full(*_: object) -> None:
         raise OSError(28, "No space left on device", "x")
 
-    def full_afterwards(path: Path, data: bytes) -> None:
-        write_file(path, data)
+    def full_afterwards(folder: Folder, name: str, data: bytes) -> None:
+        write(folder, name, data)
         full()
 
     for broken in (full, full_afterwards):
         with monkeypatch.context() as patched:
-            patched.setattr(exporting, "write_file", broken)
+            patched.setattr(Folder, "write", broken)
             done = work("export", "work", "--output", f"{work.root}/out/", "--with-refresh-token")
         assert (done.code, "No space left on device" in done.err) == (1, True)
         assert not [each for each in work.root.rglob("*") if each.is_file()], "there is one owner"

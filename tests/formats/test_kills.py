@@ -31,8 +31,8 @@ def test_import_between_the_commit_and_the_verifying_refresh(house: House) -> No
 def test_import_between_the_refresh_and_the_blanking(house: House) -> None:
     path = house.cliproxyapi("kimi-work.json")
     before = path.read_bytes()
-    for patched in ("write_beside", "write_file"):
-        house.killed(f"import kimiflow.cli.importing as i; i.{patched} = die", "import", path, "--take-over")
+    for patched in ("write_beside", "write"):
+        house.killed(f"import kimiflow.files as f; f.Folder.{patched} = die", "import", path, "--take-over")
         assert path.read_bytes() == before
     assert house.refreshes() == 1
     house.good("import", path, "--take-over")
@@ -52,7 +52,7 @@ def test_import_in_the_middle_of_the_refresh_blanks_nothing(house: House) -> Non
 def test_export_before_the_file_is_written(house: House) -> None:
     house.sign_in("work")
     file = house.root / "out.json"
-    patch = "import kimiflow.cli.exporting as e; e.write_file = die"
+    patch = "import kimiflow.files as f; f.Folder.write = die"
     house.killed(patch, "export", "work", "--output", file, "--with-refresh-token")
     assert not file.exists()
     assert house.good("token", "work").code == 0, "still here"

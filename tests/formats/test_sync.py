@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from kimiflow.errors import UsageError
-from kimiflow.files import write_file
+from kimiflow.files import Folder
 from kimiflow.flow import KimiFlow
 from kimiflow.formats import find_format
 from kimiflow.formats.base import Grant
@@ -223,9 +223,9 @@ def test_killed_between_the_list_and_the_file(house: House) -> None:
     house.sign_in("work")
     folder = house.root / "json"
     patch = (
-        "import kimiflow.formats.folder as f\n"
-        "write = f.write_file\n"
-        "f.write_file = lambda path, data: die() if path.suffix == '.json' else write(path, data)"
+        "from kimiflow.files import Folder\n"
+        "write = Folder.write\n"
+        "Folder.write = lambda self, name, data: die() if name.endswith('.json') else write(self, name, data)"
     )
     house.killed(patch, "run", "--sync", f"json:{folder}")
     assert files(folder) == []
@@ -269,7 +269,7 @@ def test_a_disk_that_refuses(house: House, monkeypatch: pytest.MonkeyPatch) -> N
     really = os.open
 
     def refusing(path: str | os.PathLike[str], flags: int, *rest: int, **named: int) -> int:
-        if Path(path).parent == folder and flags & (os.O_WRONLY | os.O_RDWR):
+        if named.get("dir_fd") is not None and flags & (os.O_WRONLY | os.O_RDWR):
             raise PermissionError(errno.EACCES, "Permission denied", str(path))
         return really(path, flags, *rest, **named)
 
@@ -315,7 +315,6 @@ def test_a_grant_that_is_handed_over_into_the_folder_is_not_written_over(house: 
     """The export comes between the look at the old file and its replacement, which is when the only copy would go."""
     import threading
 
-    import kimiflow.formats.folder as module
     from kimiflow.cli.exporting import _Files
 
     house.sign_in("work")
@@ -328,14 +327,16 @@ def test_a_grant_that_is_handed_over_into_the_folder_is_not_written_over(house: 
     handed = Grant(token, "kimi", None, time.time(), Secret("the-only-copy"))
     exporting = threading.Thread(target=_Files.at(f"{folder}/", form, "work", several=False).write, args=(handed,))
 
-    def overtaken(path: Path, data: bytes) -> None:
-        if path == file and not exporting.ident:
+    write = Folder.write
+
+    def overtaken(self: Folder, name: str, data: bytes) -> None:
+        if self.path / name == file and not exporting.ident:
             exporting.start()
             exporting.join(0.3)  # it waits for this write; where it does not, it is done by now
-        write_file(path, data)
+        write(self, name, data)
 
     with pytest.MonkeyPatch.context() as patched:
-        patched.setattr(module, "write_file", overtaken)
+        patched.setattr(Folder, "write", overtaken)
         synced(house, f"cliproxyapi:{folder}")
     exporting.join()
     assert loaded(file)["refresh_token"] == "the-only-copy"
