@@ -382,6 +382,7 @@ class Engine:
             scope=self._scope,
             on_step=self._notify_of,
             keep=self._spill.keep,
+            room=self._spill.room,
         )
 
     async def _follow_store(self) -> None:

@@ -47,6 +47,7 @@ __all__ = ["Scheduler"]
 _FIRST_PAUSE: Final = 0.1
 _LONGEST_PAUSE: Final = 5.0
 """Seconds between looks for a store that is away, from the first to all after some."""
+_NO_ROOM: Final = "there is no room to keep replies that could not be committed: disk or open files are used up"
 _TOO_MANY_SURPRISES: Final = 3
 _AFTER_A_SURPRISE: Final = 1.0
 
@@ -75,6 +76,8 @@ class Scheduler:
         under way for one that has left the scope is given back, unless its request has left: then it lands.
     :param draw: a random number in [0, 1) for jitter.
     :param on_step: called after each commit with the account id, in the loop's thread.
+    :param room: for how many steps there is room to be kept aside, told how many may come to need it and how many ever
+        will. Nothing is claimed that there is none for.
     :param keep: keeps steps aside while the store is away; see :class:`~kimiflow.scheduling.committer.Committer`.
     """
 
@@ -94,6 +97,7 @@ class Scheduler:
         scope: Callable[[], Collection[str] | None] = lambda: None,
         on_step: Callable[[str], None] = lambda _: None,
         keep: Callable[[Sequence[Step]], bool] = lambda _: True,
+        room: Callable[[int, int], int] = lambda _, most: most,
     ) -> None:
         if limits.lease <= limits.request_timeout + limits.margin:
             msg = "the lease must outlive a request and the margin"
@@ -111,6 +115,7 @@ class Scheduler:
         self._on_step = on_step
         self._debug = logging.getLogger("kimiflow").isEnabledFor(logging.DEBUG)
         self._committer = Committer(store, log, keep=keep)
+        self._room_aside = room
         self._providers = providers
         self._hosts = Hosts(providers, limits)
         self._others_again_at = 0.0
@@ -254,8 +259,11 @@ class Scheduler:
             return self._clock.now() + limits.idle
         await self._clock.synchronise()
         started = self._clock.now()
-        room = limits.open_claims - len(self._open)
-        self._full = room < limits.batch // 2 + 1
+        aside = self._room_aside(len(self._open), limits.open_claims)
+        if not aside:
+            raise StoreUnavailable(_NO_ROOM)
+        room = aside - len(self._open)
+        self._full = room < min(limits.batch, aside) // 2 + 1
         if self._full:
             return started + limits.idle  # the next claim that is done with wakes the loop
         hosts = self._hosts

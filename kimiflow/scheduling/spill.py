@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 from kimiflow.errors import StoreError, StoreUnavailable
 from kimiflow.files import Irregular, open_regular, read_regular, remove_file, sync_folder
 from kimiflow.model import Account, Authorization, Sealed, State, Transition
+from kimiflow.scheduling.reserve import Reserve, tidy
 from kimiflow.stores.base import Claim, Outcome, Step
 
 if TYPE_CHECKING:
@@ -46,6 +47,11 @@ class Spill:
         self._log = log
         self._written = 0
         self._held: int | None = None
+        self._reserve = Reserve(folder, log, _lock)
+
+    def room(self, in_use: int, most: int) -> int:
+        """For how many steps there is room; see :meth:`Reserve.room`."""
+        return self._reserve.room(in_use, most)
 
     def keep(self, steps: Sequence[Step]) -> bool:
         """Makes the file hold exactly ``steps``, durably; without any, there is no file. Returns whether it does.
@@ -56,13 +62,14 @@ class Spill:
             return True
         try:
             if steps:
+                self._reserve.release()
                 self._path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
                 held = _write(self._path, json.dumps([_to_json(step) for step in steps]))
-                self.close()
+                self._let_go()
                 self._held = held
             else:
                 remove_file(self._path)
-                self.close()
+                self._let_go()
         except OSError as error:
             self._log.error("unsaved_not_written", file=str(self._path), reason=error.strerror, steps=len(steps))
             return False
@@ -73,6 +80,10 @@ class Spill:
 
     def close(self) -> None:
         """Leaves the file, where there is one, to the next process."""
+        self._reserve.release()
+        self._let_go()
+
+    def _let_go(self) -> None:
         held, self._held = self._held, None
         if held is not None:
             os.close(held)
@@ -88,6 +99,8 @@ async def recover(folder: Path, store: Store, log: FilteringBoundLogger) -> int:
     :raises StoreUnavailable: where the store is away again; the files stay.
     """
     count = 0
+    if _LOCKS:
+        tidy(folder, _lock)
     for path in kept_aside(folder):
         try:
             # Whoever put a link there, or a pipe, was not kimiflow.
