@@ -395,7 +395,7 @@ class KimiFlow:
     def syncing(self, targets: Sequence[Target]) -> Syncing:
         """Keeps folders of other tools in step with the store; start it, then run it beside :meth:`run`.
 
-        :raises UsageError: where two targets share a folder.
+        To start it raises :class:`~kimiflow.errors.UsageError` where two targets share a folder.
         """
         from kimiflow.neighbours.syncing import Syncing  # noqa: PLC0415 - few need it
 

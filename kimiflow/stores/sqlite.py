@@ -14,6 +14,7 @@ import asyncio
 import errno
 import json
 import os
+import shutil
 import sqlite3
 from contextlib import suppress
 from pathlib import Path
@@ -48,10 +49,11 @@ _WRITER: Final = (
     "PRAGMA synchronous = FULL",
     # In KiB. A batch touches about as many pages as it has rows, and most of them again in the next step.
     "PRAGMA cache_size = -32768",
-    # In pages of 4 KiB. A commit of some hundred rows is a thousand pages: the default would copy the log back into
-    # the database at every one.
-    "PRAGMA wal_autocheckpoint = 8000",
 )
+_LONGEST_LOG: Final = 8_000
+"""Pages of 4 KiB after which the log is copied back into the database. A commit of some hundred rows is a thousand pages:
+SQLite's default, of as many, would do so at every one."""
+_SHORTEST_LOG: Final = 64
 _READER: Final = ("PRAGMA query_only = ON",)
 _READERS: Final = 4
 _PAUSE: Final = 0.02
@@ -104,6 +106,8 @@ class SqliteBackend(Backend):
             cursor = connection.cursor()
             for pragma in pragmas:
                 cursor.execute(pragma)
+            if pragmas is _WRITER:
+                cursor.execute(f"PRAGMA wal_autocheckpoint = {self._log_pages()}")
             cursor.close()
 
         def on_begin(connection: sa.Connection) -> None:
@@ -113,6 +117,14 @@ class SqliteBackend(Backend):
         if pragmas is _WRITER:
             sa.event.listen(engine.sync_engine, "begin", on_begin)
         return engine
+
+    def _log_pages(self) -> int:
+        """At most a quarter of a small disk: once the log has filled it, there is no room left to copy it to either."""
+        try:
+            free = shutil.disk_usage(self.path.parent).free
+        except OSError:
+            return _LONGEST_LOG
+        return min(max(free // 4_096 // 4, _SHORTEST_LOG), _LONGEST_LOG)
 
     async def exists(self) -> bool:
         return self.path.exists() and self.path.stat().st_size > 0

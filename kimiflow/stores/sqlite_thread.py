@@ -53,6 +53,14 @@ class ThreadedConnection(aiosqlite.Connection):
             transaction = _Transaction(connection)
             if worth is not None and not worth(transaction):
                 return None
+            try:
+                return once(connection, transaction)
+            except sqlite3.OperationalError as error:
+                if error.sqlite_errorcode & 0xFF != sqlite3.SQLITE_FULL or not _made_room(connection):
+                    raise
+            return once(connection, transaction)
+
+        def once(connection: sqlite3.Connection, transaction: Transaction) -> T:
             connection.execute("BEGIN IMMEDIATE")
             try:
                 done = act(transaction)
@@ -65,6 +73,18 @@ class ThreadedConnection(aiosqlite.Connection):
         # Where the caller is cancelled it is brought to its end all the same, and whatever comes next queues behind it.
         done: T | None = await self._execute(in_transaction)  # type: ignore[no-untyped-call]
         return done
+
+
+def _made_room(connection: sqlite3.Connection) -> bool:
+    """Whether the log was copied into the database as far as it goes, so that it is written from its beginning again.
+
+    On a disk that is full. Readers are not waited for; while one holds on to the log it stays as it is.
+    """
+    try:
+        busy, frames, copied = connection.execute("PRAGMA wal_checkpoint(PASSIVE)").fetchone()
+    except sqlite3.OperationalError:
+        return False
+    return not busy and copied > 0 and frames == copied
 
 
 class _Transaction(Transaction):

@@ -102,6 +102,8 @@ def _translated(error: BaseException, where: str, *, lost: bool = False) -> Stor
     code = getattr(error, "sqlite_errorcode", None)
     # The low byte is the kind; the rest tells kinds of it apart that mean the same to a person.
     kind = None if code is None else code & 0xFF
+    if code == sqlite3.SQLITE_IOERR_SHMSIZE:
+        kind = sqlite3.SQLITE_FULL  # the file that all processes share cannot grow
     if said := none_left() if kind == sqlite3.SQLITE_CANTOPEN else used_up(getattr(error, "errno", None)):
         return StoreUnavailable(f"{where} cannot be opened: {said}", hint=_TRY_AGAIN)
     if kind in _UNAVAILABLE:
