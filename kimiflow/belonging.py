@@ -120,8 +120,8 @@ _LEFT_BEHIND: Final[list[object]] = []
 
 
 def _after_a_fork() -> None:
-    # Kept for ever: where one is dropped, its connections say good-bye to the parent's servers, and its loop takes
-    # files off a selector that is the parent's too.
+    # Kept for ever, so that the garbage collector closes none of it either: a loop that is dropped takes files off a
+    # selector that is the parent's too, and SQLite forbids to close what was opened before a fork.
     _LEFT_BEHIND.extend([whole for whole, belonging in _WHOLES.items() if belonging.was_forked()])
 
 
