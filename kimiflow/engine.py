@@ -18,6 +18,7 @@ from contextlib import asynccontextmanager, contextmanager, suppress
 from typing import TYPE_CHECKING, Final
 
 from kimiflow.batching import Batched
+from kimiflow.belonging import Belonging
 from kimiflow.descriptors import affordable
 from kimiflow.errors import (
     NotSaved,
@@ -113,7 +114,10 @@ class Engine:
         limits: Limits | None = None,
     ) -> None:
         self.settings = settings
-        self.store = store
+        self._store = store
+        self.stamp = store.stamp
+        """See :meth:`Store.stamp`. Asked for every token, by who has looked himself whether he may."""
+        self.belonging = Belonging(self)
         self.clock = StoreClock(clock, store)
         self.providers = settings.all_providers()
         self.log = get_logger()
@@ -136,27 +140,63 @@ class Engine:
         self._moved_of: dict[str, asyncio.Event] = {}
         self._snapshots = Batched(self._find_snapshots, self.start)
         self._due = Batched(self._make_due, self.start)
-        self.closed = False
+
+    @property
+    def store(self) -> Store:
+        """The store, for whoever may use it here and now.
+
+        :raises UsageError: as :meth:`check`.
+        """
+        self.belonging.check()
+        return self._store
+
+    @property
+    def closed(self) -> bool:
         """Set before anything is let go of; whoever waits for news looks at it."""
+        return self.belonging.closed
+
+    def check(self, *, in_its_loop: bool = True) -> None:
+        """Says whether it may be used, here and now.
+
+        :raises UsageError: where it is not open; where it belongs to another loop; or in a forked process.
+        """
+        if in_its_loop:
+            self.belonging.check()
+        else:
+            self.belonging.check_open()
 
     async def open(self) -> None:
-        """Opens the store, and listens for what others change in it."""
-        await self.store.open()
+        """Opens the store, and listens for what others change in it.
+
+        :raises UsageError: where it was opened before.
+        """
+        self.belonging.begin()
         try:
-            await self.clock.synchronise()
-            await recover(self.settings.home, self.store, self.log)
+            await self._store.open()
+            try:
+                await self.clock.synchronise()
+                await recover(self.settings.home, self._store, self.log)
+            except BaseException:
+                # Nobody will close what was not entered.
+                await self._store.close()
+                raise
         except BaseException:
-            # Nobody will close what was not entered.
-            await self.store.close()
+            self.belonging.give_up()
             raise
+        self.belonging.enter()
         self._feed = asyncio.create_task(self._follow_store(), name="kimiflow-feed")
 
     async def close(self) -> None:
         """Lets requests in flight land and be committed, then lets go of everything. Not cut short by a cancellation.
 
+        Does nothing in a forked process: whatever there is to let go of is the parent's.
+
         :raises NotSaved: where something arrived that could be saved nowhere.
+        :raises UsageError: where it was opened in another loop, which alone can close it.
         """
-        self.closed = True
+        if self.belonging.left_behind:
+            return
+        self.belonging.leave()
         self._notify()
         await finish(self._close())
 
@@ -171,7 +211,7 @@ class Engine:
         self._spill.close()
         if self._transports is not None:
             await self._transports.aclose()
-        await self.store.close()
+        await self._store.close()
         if self._scheduler is not None and (lost := self._scheduler.not_saved()):
             raise not_saved(lost, self.settings)
 
@@ -180,16 +220,22 @@ class Engine:
 
         :raises UsageError: where it was closed.
         """
-        if self.closed:
+        try:
+            self.belonging.check()
+        except UsageError:
             work.close()
-        self._must_be_open()
+            raise
         task = begin(work, name)
         self._started.add(task)
         task.add_done_callback(self._started.discard)
         return task
 
     def awaited(self) -> list[str]:
-        """Accounts whose request is with a server, sorted: its reply may hold the only copy of a token."""
+        """Accounts whose request is with a server, sorted: its reply may hold the only copy of a token.
+
+        :raises UsageError: in a forked process.
+        """
+        self.belonging.check_process()
         return [] if self._scheduler is None else self._scheduler.awaited()
 
     @property
@@ -201,7 +247,9 @@ class Engine:
         """For a process that ends here and now: what has arrived is kept aside; returns :meth:`awaited`, now in doubt.
 
         :raises NotSaved: where something arrived that could be saved nowhere.
+        :raises UsageError: in a forked process.
         """
+        self.belonging.check_process()
         if self._scheduler is None:
             return []
         awaited = self._scheduler.give_up()
@@ -212,7 +260,7 @@ class Engine:
     async def run(self, *, until_settled: bool, stop: asyncio.Event | None) -> None:
         """Drives everything in the store until ``stop``, or until no sign-in is on its way."""
         scheduler = await self._running_scheduler()
-        chores = Chores(self.store, self.clock, self.log, name=scheduler.owner, in_flight=lambda: scheduler.in_flight)
+        chores = Chores(self._store, self.clock, self.log, name=scheduler.owner, in_flight=lambda: scheduler.in_flight)
         over = asyncio.get_running_loop().create_future()
         self._runs.add(over)
         try:
@@ -246,7 +294,7 @@ class Engine:
         while True:
             moved = self._moved
             with suppress(StoreError):  # the scheduler meets the same, and says so
-                if await self.store.count_on_their_way() == 0:
+                if await self._store.count_on_their_way() == 0:
                     return True
             await self.wait_for(moved, None)
 
@@ -256,16 +304,23 @@ class Engine:
         :raises VaultError: where the key is missing or is another one.
         """
         if self._vault is None:
+            self.belonging.check()
             async with self._making:
                 if self._vault is None:
-                    self._vault = load_vault(self.settings, await self.store.any_sealed())
+                    self._vault = load_vault(self.settings, await self._store.any_sealed())
         return self._vault
+
+    async def synchronise(self) -> None:
+        """Has :attr:`clock` ask the store for the time, where that is due."""
+        self.belonging.check()
+        await self.clock.synchronise()
 
     async def snapshot(self, name: str) -> Snapshot:
         """One account as it is now.
 
         :raises UnknownAccount: where there is none of that name.
         """
+        self.belonging.check()
         found = await self._snapshots(valid_account_name(name))
         if found is None:
             raise unknown(name)
@@ -273,7 +328,7 @@ class Engine:
 
     async def _find_snapshots(self, names: Sequence[str]) -> Mapping[str, Snapshot]:
         await self.clock.synchronise()
-        return {snapshot.account.name: snapshot for snapshot in await self.store.snapshots(names)}
+        return {snapshot.account.name: snapshot for snapshot in await self._store.snapshots(names)}
 
     async def make_due(self, grant: Authorization[Sealed]) -> None:
         """A grant is to be refreshed now, unless its tokens are newer by now."""
@@ -282,7 +337,7 @@ class Engine:
             self._scheduler.wake()
 
     async def _make_due(self, tokens_seen: Sequence[tuple[str, int]]) -> Mapping[tuple[str, int], None]:
-        await self.store.hasten(tokens_seen, self.clock.now())
+        await self._store.hasten(tokens_seen, self.clock.now())
         return {}
 
     @asynccontextmanager
@@ -314,7 +369,7 @@ class Engine:
         :raises StillPending: where ``deadline``, in monotonic seconds, has passed.
         :raises UsageError: where it was closed.
         """
-        self._must_be_open()
+        self.belonging.check()
         if self._driving is not None and self._driving.done():
             await self._driving
         left = 1.0 if deadline is None else min(1.0, deadline - self.clock.monotonic())
@@ -341,18 +396,12 @@ class Engine:
 
     async def _running_scheduler(self) -> Scheduler:
         vault = await self.vault()
-        self._must_be_open()
+        self.belonging.check()
         if self._scheduler is None:
             # Nothing is awaited from here on, so that there is one.
             self._scheduler = self._make_scheduler(vault)
             self._driving = begin(self._scheduler.run(), "kimiflow-scheduler")
         return self._scheduler
-
-    def _must_be_open(self) -> None:
-        if self.closed:
-            raise UsageError(
-                "this KimiFlow is closed", hint="Use it inside: async with KimiFlow.open() as flow, and not after it."
-            )
 
     def make_client(self) -> Client:
         """What speaks to the authorization servers, over the connections of this engine."""
@@ -369,7 +418,7 @@ class Engine:
 
     def _make_scheduler(self, vault: Vault) -> Scheduler:
         return Scheduler(
-            self.store,
+            self._store,
             vault,
             self.make_client(),
             self.providers,
@@ -389,7 +438,7 @@ class Engine:
         """Tells everybody here when anybody anywhere has committed something."""
         while True:
             try:
-                if await self.store.changed(30.0):
+                if await self._store.changed(30.0):
                     self.stirred()
                     # Many commits in a row are one piece of news; those of this process have been told already.
                     await asyncio.sleep(_NEWS_GATHER)

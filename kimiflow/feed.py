@@ -38,17 +38,19 @@ class Feed:
         """The next transition; waits for it.
 
         :raises StoreUnavailable: where the database is away; the next call tries again.
+        :raises UsageError: in another loop than its flow's, and in a forked process.
         """
         engine = self._engine
-        if self._read is None:
-            self._read = self.cursor = await engine.store.last_cursor()
+        if not engine.closed:
+            engine.check()
         while not self._page:
             if engine.closed:
                 raise StopAsyncIteration
             # Taken before the look, so that what is committed between the look and the wait is not slept through.
             moved = engine.moved
-            page = await engine.store.transitions_after(self._read, _AT_ONCE)
-            if page:
+            if self._read is None:
+                self._read = self.cursor = await engine.store.last_cursor()
+            elif page := await engine.store.transitions_after(self._read, _AT_ONCE):
                 self._page = page[::-1]
                 self._read = page[-1].cursor
             elif not engine.closed:

@@ -82,10 +82,13 @@ class KimiFlow:
         self.settings = settings
         self._engine = Engine(settings, store, clock or SystemClock(), draw, transport_for, limits=limits)
         self._tokens = TokenSource(self._engine)
-        self._store = store
         self._clock = self._engine.clock
         self._providers = self._engine.providers
         self._accounts: dict[str, Account] = {}
+
+    @property
+    def _store(self) -> Store:
+        return self._engine.store
 
     @cached_property
     def _api(self) -> AccountApi:
@@ -166,7 +169,7 @@ class KimiFlow:
         find_provider(self._providers, provider or self.settings.provider)
         if proxy is not None:
             checked_proxy("--proxy", proxy, may_hold_password=False)
-        await self._clock.synchronise()
+        await self._engine.synchronise()
         vault = await self._engine.vault()  # a missing key is better known before anything is written
         now = self._clock.now()
         known = await self._known(names)
@@ -408,7 +411,7 @@ class KimiFlow:
 
         :raises UnknownAccount: where one that was named does not exist.
         """
-        await self._clock.synchronise()
+        await self._engine.synchronise()
         snapshots = await self._known(names)
         for name in names or ():
             if valid_account_name(name) not in snapshots:
@@ -418,7 +421,7 @@ class KimiFlow:
 
     async def now(self) -> float:
         """The time by the store, in Unix seconds: what times in a status are to be compared with."""
-        await self._clock.synchronise()
+        await self._engine.synchronise()
         return self._clock.now()
 
     async def workers(self) -> list[WorkerReport]:
@@ -441,6 +444,7 @@ class KimiFlow:
 
         :param after: a cursor; 0 begins with all the history there is.
         """
+        self._engine.check(in_its_loop=False)
         return Feed(self._engine, after)
 
     async def profile(self, name: str) -> Profile:

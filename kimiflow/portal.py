@@ -48,15 +48,19 @@ class Portal:
     def open(self, context: AbstractAsyncContextManager[object]) -> None:
         """Starts the loop and enters ``context`` there; raises what that raises.
 
-        :raises UsageError: where it was opened before.
+        :raises UsageError: where it was opened before, or closed.
         """
         entered: Future[None] = Future()
         with self._lock:
+            if self._thread is None and self._closed:
+                raise UsageError("this KimiFlow was closed before it was opened", hint=f"Use another. {_WITH}")
             if self._thread is not None:
                 raise UsageError("this KimiFlow was opened before, and can be opened only once", hint=_WITH)
             self._thread = threading.Thread(
                 target=lambda: asyncio.run(self._main(context, entered)), name="kimiflow-sync"
             )
+            # One that was made before a fork may be opened after it.
+            self._process = os.getpid()
             self._thread.start()
         try:
             entered.result()
@@ -137,9 +141,15 @@ class Portal:
         finally:
             self._tasks.discard(task)
 
-    def iterate(self, items: AsyncIterator[T]) -> Iterator[T]:
-        """The items of an asynchronous iterator, each waited for in the calling thread."""
+    def iterate(self, items: Callable[[], AsyncIterator[T]]) -> Iterator[T]:
+        """The items of an asynchronous iterator, each waited for in the calling thread.
 
+        :raises UsageError: as :meth:`check`, before anything is asked for.
+        """
+        self.check()
+        return self._iterate(items())
+
+    def _iterate(self, items: AsyncIterator[T]) -> Iterator[T]:
         async def following() -> Any:  # noqa: ANN401 - an item, or the end
             return await anext(items, _END)
 

@@ -144,7 +144,7 @@ class KimiFlow:
 
     def follow(self, names: Sequence[str], *, timeout: float | None = None, drive: bool = True) -> Iterator[Status]:
         """See :meth:`kimiflow.flow.KimiFlow.follow`."""
-        return self._portal.iterate(self._flow.follow(names, timeout=timeout, drive=drive))
+        return self._portal.iterate(lambda: self._flow.follow(names, timeout=timeout, drive=drive))
 
     # Tokens
 
@@ -218,7 +218,7 @@ class KimiFlow:
 
     def events(self, *, after: int | None = None) -> Iterator[AccountTransition]:
         """See :meth:`kimiflow.flow.KimiFlow.events`."""
-        return self._portal.iterate(self._flow.events(after=after))
+        return self._portal.iterate(lambda: self._flow.events(after=after))
 
     def profile(self, name: str) -> Profile:
         """See :meth:`kimiflow.flow.KimiFlow.profile`."""

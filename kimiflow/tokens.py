@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from _thread import get_ident
 from typing import TYPE_CHECKING
 
 from kimiflow.advance import INTERRUPTED
@@ -38,6 +39,9 @@ class TokenSource:
 
     def __init__(self, engine: Engine) -> None:
         self._engine = engine
+        self._belonging = engine.belonging
+        self._clock = engine.clock
+        self._stamp = engine.stamp
         self._cache: dict[str, tuple[Token, float, object]] = {}
         self._refused: dict[str, float] = {}
         """When the API last refused a token, which was refreshed for that where it can be; monotonic, by account id."""
@@ -46,13 +50,18 @@ class TokenSource:
         """The token that was handed out last, where it is certain that it is still the one, and fresh.
 
         Certain means that nobody anywhere has committed anything since it was read: no refresh, no sign-out.
+
+        :raises UsageError: as :meth:`Engine.check`, where there is one.
         """
         found = self._cache.get(name)
         if found is None:
             return None
         token, due, stamp = found
-        engine = self._engine
-        if stamp == engine.store.stamp() and engine.clock.is_synchronised() and engine.clock.now() < due:
+        here = self._belonging
+        if get_ident() != here.thread or not here.loop.is_running():  # type: ignore[union-attr] # a thread has one
+            here.check()
+        clock = self._clock
+        if stamp == self._stamp() and clock.is_synchronised() and clock.now() < due:
             return token
         del self._cache[name]
         return None

@@ -20,7 +20,6 @@ from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, TypeVar, cast
 
-import aiosqlite
 import sqlalchemy as sa
 from sqlalchemy.ext.asyncio import create_async_engine
 
@@ -35,6 +34,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Sequence
     from contextlib import AbstractAsyncContextManager
 
+    import aiosqlite
     from sqlalchemy.engine.interfaces import DBAPIConnection
     from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
@@ -153,7 +153,7 @@ class SqliteBackend(Backend):
         SQLite does not wait for other processes that open the file at the same moment, so this does.
         """
         deadline = asyncio.get_running_loop().time() + self._busy_timeout
-        async with aiosqlite.connect(self.path, isolation_level=None, timeout=self._busy_timeout) as connection:
+        async with ThreadedConnection(self.path, isolation_level=None, timeout=self._busy_timeout) as connection:
             while True:
                 try:
                     (mode,) = await _only_row(connection, "PRAGMA journal_mode = WAL")
@@ -264,7 +264,7 @@ class SqliteBackend(Backend):
         )
 
     async def _connect_watch(self) -> aiosqlite.Connection:
-        return await aiosqlite.connect(self.path, isolation_level=None)
+        return await ThreadedConnection(self.path, isolation_level=None)
 
     async def close(self) -> None:
         stamps, self._stamps = self._stamps, None

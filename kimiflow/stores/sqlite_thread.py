@@ -17,6 +17,7 @@ from kimiflow.stores.bulk import Transaction
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
+    from pathlib import Path
 
     from kimiflow.stores.bulk import Bulk, Words
 
@@ -30,15 +31,16 @@ _PREPARED: Final = 256
 
 
 class ThreadedConnection(aiosqlite.Connection):
-    """What SQLAlchemy connects with.
+    """What all here connect with, SQLAlchemy too.
 
     :param options: those of :func:`sqlite3.connect`.
     """
 
-    def __init__(self, path: str, **options: Any) -> None:  # noqa: ANN401 - sqlite3's
+    def __init__(self, path: str | Path, **options: Any) -> None:  # noqa: ANN401 - sqlite3's
         super().__init__(lambda: sqlite3.connect(path, cached_statements=_PREPARED, **options), 64)
-        # A program that ends without closing its store is not kept from it.
-        self._thread.daemon = True
+        # A program that ends without closing its store is not kept from it. Before aiosqlite 0.22 it is a thread itself.
+        thread: Any = getattr(self, "_thread", self)
+        thread.daemon = True
 
     async def look(self, act: Callable[[Transaction], T]) -> T:
         """Does ``act`` outside of any transaction."""

@@ -40,11 +40,11 @@ def test_every_reply_is_saved_whatever_ends_the_process(first: int) -> None:
 
 def _closes_under_its_own_requests(patch: pytest.MonkeyPatch) -> None:
     async def close(self: engine.Engine) -> None:
-        self.closed = True
+        self.belonging.leave()
         self._notify()
         if self._feed is not None:
             self._feed.cancel()
-        await self.store.close()
+        await self._store.close()
 
     patch.setattr(engine.Engine, "close", close)
 
