@@ -14,6 +14,7 @@ from kimiflow.doctor.findings import Finding
 from kimiflow.errors import InvalidSetting, KimiFlowError, StoreUnavailable
 from kimiflow.keys.loading import present_keys
 from kimiflow.keys.loss import Keys
+from kimiflow.provider import check_origin, issuer_of
 from kimiflow.scheduling.chores import STALE_AFTER
 from kimiflow.stores.location import sqlite_path
 from kimiflow.stores.registry import open_store
@@ -51,6 +52,7 @@ async def examine_storage(settings: Settings) -> tuple[list[Finding], list[Accou
             snapshots = await store.snapshots()
             now = await _now(settings.store_url, store)
             findings += [await _key(settings, store), _clock(now), await _workers(store, snapshots, now)]
+            findings += _origins(settings, snapshots)
         finally:
             await store.close()
     except KimiFlowError as error:
@@ -117,6 +119,23 @@ async def _key(settings: Settings, store: Store) -> Finding:
         return Finding("key", ok=False, what=what, todo="kimiflow key rotate")
     count = sum(report.sealed.values())
     return Finding("key", ok=True, what=f"{report.key_ids[0]}, from {report.origin}, opens all of {count} secrets")
+
+
+def _origins(settings: Settings, snapshots: Sequence[Snapshot]) -> list[Finding]:
+    """Whether accounts are to be refreshed elsewhere than where they were signed in; nothing to say where none are."""
+    providers = settings.all_providers()
+    findings: dict[tuple[str, str], Finding] = {}
+    for each in snapshots:
+        provider, shown = providers.get(each.account.provider), each.shown
+        if provider is None or shown is None or shown.refresh_token is None:
+            continue
+        issuer = issuer_of(provider, shown.origin)
+        try:
+            check_origin(provider, issuer, each.account.name)
+        except InvalidSetting as error:
+            # One for all that have the same trouble: what is to be mended is the same.
+            findings.setdefault((issuer, provider.origin), Finding.of("origin", error, ""))
+    return list(findings.values())
 
 
 async def _now(url: str, store: Store) -> float:

@@ -69,6 +69,14 @@ def test_settings(house: House, home: Path, monkeypatch: pytest.MonkeyPatch) -> 
     assert (plain[0].split()[:2], plain[1].strip()[:2]) == (["BAD", "settings"], "->")
 
 
+def test_a_server_that_is_elsewhere_now(house: House, home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    house.sign_in("spare")
+    monkeypatch.setenv("KIMIFLOW_OAUTH_HOST", "http://127.0.0.1:9")
+    found = wrong(house("doctor", "--json"))
+    assert f"spare was signed in at {house.sandbox.url}, but KIMIFLOW_OAUTH_HOST says" in found["origin"]["what"]
+    assert "Unset KIMIFLOW_OAUTH_HOST" in found["origin"]["todo"]
+
+
 def test_files_that_others_can_read(house: House, home: Path) -> None:
     key_file().chmod(0o644)
     home.chmod(0o755)
@@ -192,7 +200,7 @@ class TestServers:
         port = unused_port()
         monkeypatch.setenv("KIMIFLOW_OAUTH_HOST", f"http://127.0.0.1:{port}")
         found = wrong(house("doctor", "--json"))
-        assert list(found) == ["server"]
+        assert list(found) == ["origin", "server"]
         assert f"http://127.0.0.1:{port} cannot be reached: connection refused" in found["server"]["what"]
 
     def test_that_have_another_time(
@@ -200,7 +208,7 @@ class TestServers:
     ) -> None:
         monkeypatch.setenv("KIMIFLOW_OAUTH_HOST", behind)
         found = wrong(house("doctor", "--json"))
-        assert list(found) == ["time"]
+        assert list(found) == ["origin", "time"]
         assert f"ahead of {behind}" in found["time"]["what"]
 
     def test_behind_a_proxy_that_is_away(self, house: House, home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
