@@ -8,7 +8,8 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from kimiflow.errors import RequestFailed, StillPending, UsageError
-from kimiflow.model import State, Transition, valid_account_name
+from kimiflow.model import State, Transition, account_names, valid_account_name
+from kimiflow.parameters import shown
 from kimiflow.provider import checked_url, issuer_of, origin_of
 from kimiflow.stores.base import Amendment
 from kimiflow.wire import MISCONFIGURED
@@ -33,6 +34,8 @@ def valid_label(text: str) -> str | None:
 
     :raises UsageError: where a terminal could not show it on one line.
     """
+    if not isinstance(text, str):  # not all callers are checked
+        raise UsageError(f"a label is a text, not {shown(text)}")
     text = text.strip()
     if len(text) > _LONGEST or not text.isprintable():
         raise UsageError(f"a label is one line of up to {_LONGEST} printable characters")
@@ -93,9 +96,11 @@ class Accounts:
         :raises InvalidSetting: where the URL is none that a secret may be sent to; likewise.
         :raises RequestFailed: where a request of one is under way all the time; the others were done.
         """
+        if not isinstance(url, str):  # not all callers are checked
+            raise UsageError(f"an origin is a URL, not {shown(url)}")
         origin = origin_of(checked_url("the origin", url))
         engine = self._engine
-        left = {name: await engine.snapshot(name) for name in dict.fromkeys(names)}
+        left = {name: await engine.snapshot(name) for name in account_names(names)}
         deadline = engine.clock.monotonic() + engine.settings.http_timeout + 5.0
         while True:
             moved, now = engine.moved, engine.clock.now()
@@ -132,4 +137,4 @@ class Accounts:
         return Amendment(before, after, Transition(now, before.state, before.state, ORIGIN_CHANGED, detail))
 
     async def _ids(self, names: Iterable[str]) -> list[str]:
-        return [(await self._engine.snapshot(name)).account.id for name in dict.fromkeys(names)]
+        return [(await self._engine.snapshot(name)).account.id for name in account_names(names)]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import random
 import uuid
 from functools import cached_property
@@ -17,11 +18,12 @@ from kimiflow.feed import Feed
 from kimiflow.finishing import finish
 from kimiflow.http.proxies import checked_proxy
 from kimiflow.keys.loading import make_folder
-from kimiflow.model import HOLDS_TOKENS, ON_ITS_WAY, Account, State, valid_account_name
+from kimiflow.model import HOLDS_TOKENS, ON_ITS_WAY, Account, State, account_names, valid_account_name
 from kimiflow.neighbours.moving import Moving
 from kimiflow.outcome import failed_attempt, left_pending, settled_badly, signed_out
+from kimiflow.parameters import cursor, flag, seconds, shown, text
 from kimiflow.provider import find_provider
-from kimiflow.settings import load_settings
+from kimiflow.settings import Settings, load_settings
 from kimiflow.signout import SignOut
 from kimiflow.status import Status, Token, status_of
 from kimiflow.stores.base import Beginning, Snapshot
@@ -29,7 +31,6 @@ from kimiflow.stores.registry import open_store
 from kimiflow.tokens import TokenSource
 
 if TYPE_CHECKING:
-    import asyncio
     from collections.abc import AsyncGenerator, Callable, Collection, Iterable, Mapping, Sequence
     from types import TracebackType
     from typing import Self
@@ -45,7 +46,6 @@ if TYPE_CHECKING:
     from kimiflow.pool import KimiPool
     from kimiflow.roster import Strategy
     from kimiflow.scheduling.limits import Limits
-    from kimiflow.settings import Settings
     from kimiflow.signout import Departure
     from kimiflow.stores.base import Store, WorkerReport
     from kimiflow.vault import Vault
@@ -79,7 +79,12 @@ class KimiFlow:
         transport_for: Callable[[Account, str], httpx.AsyncBaseTransport] | None = None,
         limits: Limits | None = None,
     ) -> None:
-        self.settings = settings
+        self.settings = _checked(settings)
+        if not hasattr(store, "snapshots"):
+            raise UsageError(
+                f"store is {shown(store)}",
+                hint="A store is an object of the contract kimiflow.stores.base.Store; a URL belongs in database_url.",
+            )
         self._engine = Engine(settings, store, clock or SystemClock(), draw, transport_for, limits=limits)
         self._tokens = TokenSource(self._engine)
         self._clock = self._engine.clock
@@ -102,9 +107,10 @@ class KimiFlow:
         """An instance to enter with ``async with``; settings come from the environment unless they are given.
 
         :raises InvalidSetting: where a setting has a value that is not allowed.
+        :raises UsageError: where ``settings`` or ``store`` is something else.
         """
-        settings = settings or load_settings()
-        return cls(settings, store or open_store(settings.store_url))
+        settings = load_settings() if settings is None else _checked(settings)
+        return cls(settings, open_store(settings.store_url) if store is None else store)
 
     async def __aenter__(self) -> Self:
         make_folder(self.settings.home)
@@ -138,6 +144,7 @@ class KimiFlow:
         :raises StillPending: where there was no code in time.
         :raises UsageError: where the account has another provider, and as for :meth:`begin`.
         """
+        seconds("timeout", timeout)
         await self.begin([name], provider=provider, proxy=proxy, force=force)
         failures_before: int | None = None
         async for status in self.follow([name], timeout=timeout):
@@ -165,8 +172,10 @@ class KimiFlow:
         :raises UnknownProvider: likewise.
         :raises UsageError: where an account exists with another provider; likewise.
         """
-        names = list(dict.fromkeys(valid_account_name(name) for name in names))
-        find_provider(self._providers, provider or self.settings.provider)
+        names = account_names(names)
+        flag("force", force)
+        find_provider(self._providers, text("provider", provider) or self.settings.provider)
+        text("proxy", proxy)
         if proxy is not None:
             checked_proxy("--proxy", proxy, may_hold_password=False)
         await self._engine.synchronise()
@@ -272,7 +281,7 @@ class KimiFlow:
         :raises StillPending: where ``timeout`` seconds were not enough.
         :raises UnknownAccount: where there is no such account.
         """
-        names = list(dict.fromkeys(names))
+        names, timeout, drive = account_names(names), seconds("timeout", timeout), flag("drive", drive)
         deadline = None if timeout is None else self._clock.monotonic() + timeout
         known = await self._known(names)
         for name in names:
@@ -312,6 +321,8 @@ class KimiFlow:
         :raises ServerUnreachable: where there is no usable token and the server does not answer.
         :raises RequestFailed: likewise, where it answers nonsense.
         """
+        if timeout is not None:
+            seconds("timeout", timeout)
         cached = self._tokens.cached(name)
         if cached is not None:
             return cached
@@ -329,6 +340,8 @@ class KimiFlow:
         :raises TokenRefused: where ``seen`` is the result of such a refresh not a minute ago.
         :raises PersonNeeded: and the others, as for :meth:`token`; also where the server gave no refresh token.
         """
+        text("seen", seen)
+        seconds("timeout", timeout)
         snapshot = await self._snapshot(name)
         return await self._tokens.refreshed(snapshot, seen, timeout)
 
@@ -374,7 +387,7 @@ class KimiFlow:
         """
         from kimiflow.api.client import api_base_of  # noqa: PLC0415 - likewise
 
-        account = self._accounts.get(name)
+        account = self._accounts.get(valid_account_name(name))
         if account is None:
             raise UnknownAccount(
                 f"{name} is not known here yet",
@@ -411,10 +424,11 @@ class KimiFlow:
 
         :raises UnknownAccount: where one that was named does not exist.
         """
+        names = None if names is None else account_names(names)
         await self._engine.synchronise()
         snapshots = await self._known(names)
         for name in names or ():
-            if valid_account_name(name) not in snapshots:
+            if name not in snapshots:
                 raise unknown(name)
         now = self._clock.now()
         return [status_of(snapshot, now) for snapshot in snapshots.values()]
@@ -445,7 +459,7 @@ class KimiFlow:
         :param after: a cursor; 0 begins with all the history there is.
         """
         self._engine.check(in_its_loop=False)
-        return Feed(self._engine, after)
+        return Feed(self._engine, cursor("after", after))
 
     async def profile(self, name: str) -> Profile:
         """Who an account is, and what is left of its quota, as the API tells it now.
@@ -477,7 +491,8 @@ class KimiFlow:
 
     async def sign_out(self, names: Iterable[str], *, forget: bool = False, revoke: bool = True) -> list[Departure]:
         """The same as :meth:`logout`, for who wants to know which server was told, and which could not be."""
-        snapshots = [await self._snapshot(name) for name in dict.fromkeys(names)]
+        names, forget, revoke = account_names(names), flag("forget", forget), flag("revoke", revoke)
+        snapshots = [await self._snapshot(name) for name in names]
         work = SignOut(self._engine, revoke=revoke).carry_out(snapshots, forget=forget)
         return await finish(self._engine.start(work, "kimiflow-sign-out"))
 
@@ -487,6 +502,9 @@ class KimiFlow:
         With ``until_settled`` it also returns once no sign-in is on its way. Requests in flight land and are
         committed before it returns.
         """
+        flag("until_settled", until_settled)
+        if stop is not None and not isinstance(stop, asyncio.Event):  # a thread's would hold up the loop
+            raise UsageError(f"stop is {shown(stop)}", hint="stop is an asyncio.Event, or None.")
         await self._engine.run(until_settled=until_settled, stop=stop)
 
     # Ending
@@ -522,6 +540,12 @@ class KimiFlow:
         snapshot = await self._engine.snapshot(name)
         self._accounts[name] = snapshot.account
         return snapshot
+
+
+def _checked(settings: object) -> Settings:
+    if not isinstance(settings, Settings):
+        raise UsageError(f"settings is {shown(settings)}", hint="As in: KimiFlow.open(Settings(home=...))")
+    return settings
 
 
 def _moved_on(before: Status, after: Status) -> bool:

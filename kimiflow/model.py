@@ -6,11 +6,13 @@ All times are Unix seconds (``float``, UTC); all durations are seconds.
 from __future__ import annotations
 
 import re
+from collections.abc import Iterable
 from dataclasses import dataclass
 from enum import Enum
 from typing import Final, Generic, NamedTuple, NewType, TypeVar
 
-from kimiflow.errors import InvalidAccountName
+from kimiflow.errors import InvalidAccountName, UsageError
+from kimiflow.parameters import shown
 from kimiflow.secret import Secret
 
 __all__ = [
@@ -26,6 +28,7 @@ __all__ = [
     "State",
     "TokenSet",
     "Transition",
+    "account_names",
     "valid_account_name",
 ]
 
@@ -46,13 +49,23 @@ def valid_account_name(name: str) -> str:
 
     :raises InvalidAccountName: naming the value and the rule.
     """
-    if _NAME.fullmatch(name) is None:
-        shown = name if len(name) <= 80 else f"{name[:80]}…"
+    if not isinstance(name, str) or _NAME.fullmatch(name) is None:  # type: ignore[redundant-expr] # not all are checked
         raise InvalidAccountName(
-            f"{shown!r} is not an account name",
+            f"{shown(name)} is not an account name",
             hint="A name is a letter or digit, then up to 63 letters, digits and . _ @ + -",
         )
     return name
+
+
+def account_names(names: Iterable[str]) -> list[str]:
+    """``names``, each once, whatever they come in.
+
+    :raises UsageError: where it is a single name, whose letters would be names too, or nothing to go through.
+    :raises InvalidAccountName: for the first that breaks the rule.
+    """
+    if isinstance(names, str | bytes) or not isinstance(names, Iterable):
+        raise UsageError(f"names of accounts come in a list, not as {shown(names)}", hint="As in: ['work', 'home']")
+    return list(dict.fromkeys(map(valid_account_name, names)))
 
 
 class State(Enum):

@@ -7,7 +7,8 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Final, Literal, TypeAlias, get_args
 
 from kimiflow.errors import UsageError
-from kimiflow.model import valid_account_name
+from kimiflow.model import account_names
+from kimiflow.parameters import shown
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -33,7 +34,7 @@ class Absence:
 class Roster:
     """The accounts of a pool.
 
-    :raises UsageError: for no names, or another strategy than there is.
+    :raises UsageError: for no names, what is no list of names, or another strategy than there is.
     :raises InvalidAccountName: for a name that breaks the rule.
     """
 
@@ -45,13 +46,11 @@ class Roster:
     _lock: threading.Lock = field(default_factory=threading.Lock)
 
     def __post_init__(self) -> None:
-        if isinstance(self.names, str) or not self.names:
-            raise UsageError(
-                f"a pool needs a list of accounts, not {self.names!r}", hint="As in: flow.pool(['work', 'home'])"
-            )
-        self.names = tuple(dict.fromkeys(map(valid_account_name, self.names)))
+        self.names = tuple(account_names(self.names))
+        if not self.names:
+            raise UsageError("a pool needs a list of accounts, not an empty one", hint="As in: ['work', 'home']")
         if self.strategy not in STRATEGIES:
-            raise UsageError(f"{self.strategy!r} is no strategy of a pool; allowed are: {', '.join(STRATEGIES)}")
+            raise UsageError(f"{shown(self.strategy)} is no strategy of a pool; allowed are: {', '.join(STRATEGIES)}")
 
     def turn(self) -> list[str]:
         """All names in the order in which a new request tries them; who is set aside is left out by :meth:`absence`."""

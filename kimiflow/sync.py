@@ -12,14 +12,16 @@ results, same errors.
 from __future__ import annotations
 
 import asyncio
+import threading
 import weakref
 from typing import TYPE_CHECKING
 
 from kimiflow import flow as asynchronous
+from kimiflow.errors import UsageError
+from kimiflow.parameters import shown
 from kimiflow.portal import Portal
 
 if TYPE_CHECKING:
-    import threading
     from collections.abc import Callable, Collection, Coroutine, Iterable, Iterator, Sequence
     from types import TracebackType
     from typing import Any, Self, TypeVar
@@ -81,6 +83,8 @@ class KimiFlow:
     """
 
     def __init__(self, flow: asynchronous.KimiFlow) -> None:
+        if not isinstance(flow, asynchronous.KimiFlow):
+            raise UsageError(f"flow is {shown(flow)}", hint="Use: with kimiflow.sync.KimiFlow.open() as flow")
         self._flow = flow
         self._portal = Portal()
         # One that is dropped without being closed lets go as well; then nobody is left to wait for it.
@@ -234,6 +238,8 @@ class KimiFlow:
 
     def run(self, *, until_settled: bool = False, stop: threading.Event | None = None) -> None:
         """See :meth:`kimiflow.flow.KimiFlow.run`; also ended by :meth:`close` and by Ctrl-C."""
+        if stop is not None and not isinstance(stop, threading.Event):
+            raise UsageError(f"stop is {shown(stop)}", hint="stop is a threading.Event, or None.")
 
         async def work() -> None:
             stopping = asyncio.Event()

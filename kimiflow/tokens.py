@@ -53,7 +53,10 @@ class TokenSource:
 
         :raises UsageError: as :meth:`Engine.check`, where there is one.
         """
-        found = self._cache.get(name)
+        try:
+            found = self._cache.get(name)
+        except TypeError:  # not hashable, so no name; who looks it up says so
+            return None
         if found is None:
             return None
         token, due, stamp = found

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Iterable
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any, Final
 from urllib.parse import urlsplit
@@ -121,7 +122,7 @@ def _may_be_overheard(origin: str) -> bool:
 
 
 def _checked(named: Collection[str]) -> tuple[str, ...]:
-    if isinstance(named, str):
+    if isinstance(named, str | bytes) or not isinstance(named, Iterable):
         raise UsageError("origins is a list of URLs, not one", hint='As in: origins=["https://gateway.example"]')
     return tuple(dict.fromkeys(map(_checked_origin, named)))
 
