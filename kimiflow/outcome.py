@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from kimiflow.status import Status
     from kimiflow.stores.base import Snapshot
 
-__all__ = ["failed_attempt", "left_pending", "no_grant", "settled_badly", "signed_out"]
+__all__ = ["failed_attempt", "left_pending", "no_grant", "renamed", "settled_badly", "signed_out"]
 
 _UNREACHABLE = frozenset({"connection_failed", "timeout"})
 
@@ -50,6 +50,11 @@ def no_grant(snapshot: Snapshot) -> KimiFlowError:
 def signed_out(name: str) -> SignedOut:
     """Nothing is there, and nothing is on its way."""
     return SignedOut(f"{name} is signed out", hint=f"Sign in with: kimiflow login {name}", account=name)
+
+
+def renamed(name: str) -> RequestFailed:
+    """The error where a name came to be another account's while its owner was being dealt with."""
+    return RequestFailed(f"{name} is the name of another account by now", hint="Try again.", account=name)
 
 
 def settled_badly(name: str, state: State, error: str | None, description: str | None) -> SignInNeeded:

@@ -10,6 +10,7 @@ from __future__ import annotations
 import binascii
 import html
 import re
+import unicodedata
 from base64 import b64decode
 from itertools import pairwise
 from typing import TYPE_CHECKING, Any, Final
@@ -20,7 +21,7 @@ if TYPE_CHECKING:
 
     from kimiflow.secret import Secret
 
-__all__ = ["PIECE", "REDACTED", "clear_of", "holds", "redacted", "struck_out", "without_tokens"]
+__all__ = ["PIECE", "REDACTED", "clear_of", "holds", "looks_like_a_token", "redacted", "struck_out", "without_tokens"]
 
 REDACTED: Final = "[redacted]"
 
@@ -33,10 +34,21 @@ _LONGEST: Final = 1_200
 _SHORTEST_SECRET: Final = 4
 """What is shorter stands in every other text, and is only known where it is a word by itself."""
 
-_TIMES_DECODED: Final = 3
-_ENCODED: Final = re.compile(r"[%&\\+]")
+_LONGEST_SECRET: Final = 16_384
+"""Characters of a secret that are looked for: whoever makes it up is not to decide how long that takes."""
+
+_WORTH_A_SET: Final = 50_000
+_MOST_SPELLINGS: Final = 64
+_TIMES_DECODED: Final = 4
+_UNSEEN: Final = frozenset({"Cc", "Cf", "Mn", "Me", "Zl", "Zp"})
+_ENCODED: Final = re.compile(r"[%&\\+=]")
 _BASE64: Final = re.compile(r"[A-Za-z0-9+/_-]{16,}")
-_ESCAPED: Final = re.compile(r"\\u([0-9a-fA-F]{4})|\\x([0-9a-fA-F]{2})|\\(.)")
+_HEX: Final = re.compile(r"[0-9a-fA-F]{24,}")
+_URL_SAFE: Final = str.maketrans("-_", "+/")
+_ESCAPED: Final = re.compile(
+    r"\\u(?P<u>[0-9a-fA-F]{4})|\\x(?P<x>[0-9a-fA-F]{2})|\\u\{(?P<brace>[0-9a-fA-F]{1,6})\}|\\U(?P<long>[0-9a-fA-F]{8})"
+    r"|[%=]u?(?P<percent>(?<=%u)[0-9a-fA-F]{4}|(?<==)[0-9a-fA-F]{2})|\\(?P<oct>[0-3][0-7]{2})|\\(?P<other>.)"
+)
 _WORD: Final = re.compile(r"\S+")
 _RUN: Final = re.compile(r"[A-Za-z0-9_~%=+-]{20,}")
 _PART: Final = re.compile(r"[^-_~%=+]+")
@@ -46,7 +58,7 @@ _LONG_WORD: Final = 20
 
 def redacted(text: str, secrets: Iterable[Secret]) -> str:
     """``text`` on one line, without the words that hold a piece of one of ``secrets``, or that may be a token."""
-    known = _folded(secrets)
+    known = _known(secret.reveal() for secret in secrets)
     if not text.isprintable():
         text = "".join(c if c.isprintable() else " " for c in text)
     if len(text) > _LONGEST:
@@ -63,91 +75,148 @@ def without_tokens(text: str) -> str:
     return _WORD.sub(lambda word: REDACTED if _is_opaque(word[0]) else word[0], text)
 
 
-def struck_out(value: Any, secrets: Sequence[Secret]) -> Any:  # noqa: ANN401 - any JSON value
+def struck_out(value: Any, secrets: Iterable[Secret]) -> Any:  # noqa: ANN401 - any JSON value
     """A JSON value whose texts are without the words that hold a piece of one of ``secrets``; ids stay as they are."""
-    if isinstance(value, str):
-        if not holds(value, secrets):
+    known = _known(secret.reveal() for secret in secrets)
+
+    def text(value: str) -> str:
+        value = value[:_LONGEST]
+        if len(value) < _SHORTEST_SECRET or not _holds_also_broken(value, known):
             return value
-        words = [REDACTED if holds(word, secrets) else word for word in value.split()]
+        words = [REDACTED if _holds(word, known) else word for word in value.split()]
         line = " ".join(words)
-        return REDACTED if holds(line, secrets) else line
-    if isinstance(value, list):
-        return [struck_out(each, secrets) for each in value]
-    if isinstance(value, dict):
-        return {REDACTED if holds(str(key), secrets) else key: struck_out(each, secrets) for key, each in value.items()}
-    return value
+        return REDACTED if _holds_also_broken(line, known) else line
+
+    def struck(value: Any) -> Any:  # noqa: ANN401 - any JSON value
+        if isinstance(value, str):
+            return text(value)
+        if isinstance(value, list):
+            return [struck(each) for each in value]
+        if isinstance(value, dict):
+            return {text(key): struck(each) for key, each in value.items()}
+        return value
+
+    return struck(value)
 
 
 def clear_of(secrets: Iterable[Secret], text: str | None) -> str | None:
-    """``text``, or ``None`` where it holds one of ``secrets``: what is kept in clear is that, or nothing."""
-    return None if text is None or holds(text, secrets) else text
+    """``text``, or ``None`` where it holds one of ``secrets`` or may hold another token: kept is all of it, or nothing."""
+    return None if text is None or holds(text, secrets) or looks_like_a_token(text) else text
 
 
 def holds(text: str, secrets: Iterable[Secret]) -> bool:
     """Whether ``text`` holds one of ``secrets``, or a piece of one, in whatever encoding."""
     known = [secret.reveal() for secret in secrets]
     # No encoding makes a piece shorter, and so most scopes and token types need no further look.
-    return len(text) >= min(PIECE, *map(len, known), PIECE) and _holds(text, [clear.casefold() for clear in known])
-
-
-def _folded(secrets: Iterable[Secret]) -> list[str]:
-    return [secret.reveal().casefold() for secret in secrets]
-
-
-def _holds(text: str, known: Sequence[str]) -> bool:
-    folded = text.casefold()
-    if any(_in_plain(folded, clear) for clear in known):
-        return True
-    if len(text) < _SHORTEST_SECRET:
+    if len(text) < min(PIECE, *map(len, known), PIECE):
         return False
-    return any(_in_plain(spelt.casefold(), clear) for spelt in _decodings(text) for clear in known)
+    return _holds_also_broken(text, _known(known))
 
 
-def _in_plain(text: str, clear: str) -> bool:
-    if len(clear) < _SHORTEST_SECRET:
-        return text == clear
-    if len(clear) < PIECE:
-        return clear in text
-    if len(text) < PIECE:
-        return False
-    if clear[:PIECE] in text:
-        return True
-    # A piece from the middle or the end. Of a short text, nothing else is looked at than its own pieces.
-    return any(text[at : at + PIECE] in clear for at in range(len(text) - PIECE + 1))
+def looks_like_a_token(text: str) -> bool:
+    """Whether a word of ``text`` cannot be told apart from one."""
+    return any(map(_is_opaque, text.split()))
+
+
+class _Known:
+    """A secret that is looked for, in small letters."""
+
+    __slots__ = ("_pieces", "_start", "_whole")
+
+    def __init__(self, clear: str) -> None:
+        self._whole = clear
+        self._start = self._whole[:PIECE]
+        self._pieces: set[str] | None = None
+
+    def is_in(self, text: str) -> bool:
+        whole, count = self._whole, len(text) - PIECE + 1
+        if len(whole) < _SHORTEST_SECRET:
+            return text == whole
+        if len(whole) < PIECE:
+            return whole in text
+        if count < 1:
+            return False
+        if self._start in text:
+            return True
+        # A piece from the middle or the end. Of a short text, nothing else is looked at than its own pieces.
+        if count * len(whole) < _WORTH_A_SET:
+            return any(text[at : at + PIECE] in whole for at in range(count))
+        if self._pieces is None:
+            self._pieces = {whole[at : at + PIECE] for at in range(len(whole) - PIECE + 1)}
+        return not self._pieces.isdisjoint(text[at : at + PIECE] for at in range(count))
+
+
+def _known(secrets: Iterable[str]) -> list[_Known]:
+    wholes = (clear[:_LONGEST_SECRET] for clear in secrets)
+    return [_Known(each) for each in dict.fromkeys(form for whole in wholes for form in _folded(whole))]
+
+
+def _holds_also_broken(text: str, known: Sequence[_Known]) -> bool:
+    return _holds(text, known) or (" " in text and _holds("".join(text.split()), known))
+
+
+def _holds(text: str, known: Sequence[_Known]) -> bool:
+    return bool(known) and any(each.is_in(spelt) for spelt in _spellings(text) for each in known)
+
+
+def _spellings(text: str) -> Iterator[str]:
+    """``text`` in small letters, and whatever it may be an encoding of: percent, HTML, JSON, base64, hex, or several."""
+    seen = {text}
+    layer = [text]
+    for depth in range(_TIMES_DECODED + 1):
+        following: list[str] = []
+        for each in layer:
+            yield from _folded(each)
+            if depth < _TIMES_DECODED:
+                for decoded in _decodings(each):
+                    if len(decoded) >= _SHORTEST_SECRET and decoded not in seen and len(seen) < _MOST_SPELLINGS:
+                        seen.add(decoded)
+                        following.append(decoded)
+        layer = following
+
+
+def _folded(text: str) -> tuple[str, ...]:
+    """In small letters; and without what is not seen, or looks like something else, as people see it."""
+    if text.isascii():
+        return (text.casefold(),)
+    plain = "".join(c for c in unicodedata.normalize("NFKC", text) if unicodedata.category(c) not in _UNSEEN)
+    return text.casefold(), plain.casefold()
 
 
 def _decodings(text: str) -> Iterator[str]:
-    """``text`` in the clear, if it was percent-encoded (twice, perhaps), escaped for HTML or JSON, or base64."""
-    plain = text
     if _ENCODED.search(text):
-        for _ in range(_TIMES_DECODED):
-            before, plain = plain, _ESCAPED.sub(_unescaped, html.unescape(unquote_plus(plain, errors="replace")))
-            if plain == before:
-                break
-            yield plain
-    for run in _BASE64.findall(plain):
+        yield _ESCAPED.sub(_unescaped, html.unescape(unquote_plus(text, errors="replace")))
+    for run in _BASE64.findall(text):
         yield from _from_base64(run)
-        try:
-            yield bytes.fromhex(run).decode("latin-1")
-        except ValueError:
-            continue
+    for run in _HEX.findall(text):
+        # Letters in front of it may be its own.
+        for at in (0, 1):
+            yield bytes.fromhex(run[at : at + (len(run) - at) // 2 * 2]).decode("latin-1")
 
 
 def _unescaped(match: re.Match[str]) -> str:
-    code = match[1] or match[2]
-    return chr(int(code, 16)) if code else match[3]
+    if match["oct"]:
+        return chr(int(match["oct"], 8))
+    code = next((found for found in match.group("u", "x", "brace", "long", "percent") if found), None)
+    if code is None:
+        return match["other"]
+    try:
+        return chr(int(code, 16))
+    except (ValueError, OverflowError):
+        return ""
 
 
 def _from_base64(run: str) -> Iterator[str]:
-    standard = run.translate(str.maketrans("-_", "+/"))
+    standard = run.translate(_URL_SAFE)
     # Where what is encoded begins in the middle of a run, it begins at one of four places.
     for at in range(4):
         part = standard[at:]
         part = part[: len(part) // 4 * 4]
         try:
-            yield b64decode(part).decode("latin-1")
+            raw = b64decode(part)
         except (binascii.Error, ValueError):
             continue
+        yield (raw.replace(b"\0", b"") if b"\0" in raw else raw).decode("latin-1")
 
 
 def _is_opaque(word: str) -> bool:

@@ -25,9 +25,12 @@ class Secret:
         """The clear text, for the wire and the vault."""
         return self._value
 
-    def digest(self) -> str:
-        """Equal for equal secrets, and tells nothing else of one that cannot be guessed: half of its SHA-256, as hex."""
-        return hashlib.sha256(self._value.encode()).hexdigest()[:32]
+    def digest(self, origin: str | None) -> str:
+        """Equal for equal secrets of one server, and tells nothing else of one that cannot be guessed.
+
+        Half of a SHA-256, as hex. Servers that count their tokens give out the same ones as others do.
+        """
+        return hashlib.sha256(f"{origin or ''} {self._value}".encode()).hexdigest()[:32]
 
     def __repr__(self) -> str:
         return "Secret('***')"

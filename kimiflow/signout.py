@@ -31,9 +31,6 @@ __all__ = ["Departure", "SignOut"]
 _PATIENCE: Final = 5.0
 """Seconds for all servers together: the person has been obeyed already, and waits only to be told."""
 
-_NOT_OURS_ALONE: Final = frozenset({HANDING_OVER, SHARED})
-"""Errors of a grant that lives on elsewhere: in the file that it was handed over to, or as another account's."""
-
 
 @dataclass(frozen=True, slots=True)
 class Departure:
@@ -84,7 +81,7 @@ class SignOut:
         provider = self._engine.providers.get(account.provider)
         if not self._revoke or provider is None or provider.revocation_endpoint is None:
             return ()
-        return [row for row in rows if (row.refresh_token or row.access_token) and row.error not in _NOT_OURS_ALONE]
+        return [row for row in rows if (row.refresh_token or row.access_token) and not _lives_on(row)]
 
     async def _unlock(self) -> None:
         try:
@@ -121,3 +118,8 @@ class SignOut:
             return error.message
         # The code alone: what else the server says is prose, and about tokens.
         return None if failed is None else failed.error
+
+
+def _lives_on(row: Authorization[Sealed]) -> bool:
+    """Whether the grant is somebody else's as well: handed over to a file, or another account's, who has its one token."""
+    return row.error == HANDING_OVER or (row.error == SHARED and row.refresh_token is None)

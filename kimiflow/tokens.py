@@ -10,7 +10,7 @@ from kimiflow.advance import INTERRUPTED
 from kimiflow.errors import RequestFailed, ServerUnreachable, SignInNeeded, StillPending, TokenRefused
 from kimiflow.model import State
 from kimiflow.neighbours.handover import HANDING_OVER, cut_short
-from kimiflow.outcome import failed_attempt, no_grant
+from kimiflow.outcome import failed_attempt, no_grant, renamed
 from kimiflow.status import Token, status_of
 from kimiflow.stores.base import SHARED
 
@@ -167,7 +167,9 @@ class TokenSource:
                 await engine.make_due(grant)
             while True:
                 moved = engine.moved_of(snapshot.account.id)
-                snapshot = await engine.snapshot(name)
+                was, snapshot = snapshot.account.id, await engine.snapshot(name)
+                if snapshot.account.id != was:
+                    raise renamed(name)
                 current = _grant(snapshot)
                 if (current.id, current.token_version) != (before.id, before.token_version):
                     return await self._open(snapshot, current)

@@ -33,7 +33,7 @@ from kimiflow.events import (
 )
 from kimiflow.model import DeviceAuthorization, TokenSet
 from kimiflow.pacing import DEFAULT_INTERVAL
-from kimiflow.redaction import clear_of, holds, redacted
+from kimiflow.redaction import clear_of, holds, looks_like_a_token, redacted
 from kimiflow.secret import Secret
 
 if TYPE_CHECKING:
@@ -373,8 +373,12 @@ def _description(body: Mapping[str, Any], secrets: Iterable[Secret]) -> str | No
 
 
 def _secrets_in(body: Mapping[str, Any]) -> list[Secret]:
-    """What the reply itself gives out."""
-    return [Secret(value) for key in _GIVES_OUT if isinstance(value := body.get(key), str) and value]
+    """What the reply itself gives out; also where it is wrapped up once."""
+    found = [Secret(value) for key in _GIVES_OUT if isinstance(value := body.get(key), str) and value]
+    for inner in body.values():
+        if isinstance(inner, dict):
+            found += [Secret(value) for key in _GIVES_OUT if isinstance(value := inner.get(key), str) and value]
+    return found
 
 
 def _short_code(code: str, secrets: Iterable[Secret]) -> str:
@@ -385,8 +389,8 @@ def _failed(reply: Reply, body: Mapping[str, Any] | None, secrets: Iterable[Secr
     """What a reply becomes that decides nothing."""
     code = _error_code(body) if body is not None else None
     description = _description(body, secrets) if body is not None else None
-    if code is not None:
-        return AttemptFailed(_short_code(code, secrets), description, reply.retry_after)
+    if code is not None and body is not None:
+        return AttemptFailed(_short_code(code, [*secrets, *_secrets_in(body)]), description, reply.retry_after)
     if not 200 <= reply.status < 300:
         return AttemptFailed(f"http_{reply.status}", description or _about(reply, body is not None), reply.retry_after)
     return AttemptFailed("invalid_response", description or _about(reply, body is not None), reply.retry_after)
@@ -423,6 +427,8 @@ def parse_device_authorization(reply: Reply, request: TokenRequest) -> DeviceCod
         or _web_address(body.get(f"verification_url{kind}"), given_out)
         for kind in ("", "_complete")
     )
+    if complete is not None and looks_like_a_token(complete):
+        complete = None  # the other link, and the code, will do
     if device_code is None or user_code is None or uri is None:
         return _failed(reply, body, secrets)
     return DeviceCodeIssued(

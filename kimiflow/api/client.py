@@ -12,14 +12,14 @@ from kimiflow.api.profile import profile_of, quota_of
 from kimiflow.api.tolerant import first, json_object, words
 from kimiflow.errors import InvalidSetting, KimiFlowError, RequestFailed, ServerUnreachable, SignInNeeded
 from kimiflow.http.network import in_words
-from kimiflow.outcome import no_grant
+from kimiflow.outcome import no_grant, renamed
 from kimiflow.provider import find_provider
 from kimiflow.redaction import redacted, struck_out
 from kimiflow.secret import Secret
-from kimiflow.wire import MAX_BODY, identity_headers
+from kimiflow.wire import identity_headers
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Mapping, Sequence
 
     from kimiflow.api.profile import Profile
     from kimiflow.engine import Engine
@@ -29,6 +29,9 @@ if TYPE_CHECKING:
     from kimiflow.tokens import TokenSource
 
 __all__ = ["AccountApi", "api_base_of", "why_not_lent"]
+
+_LONGEST_REPLY = 64 * 1024
+"""Bytes; a profile and a quota take two thousand. Each word is held against the account's secrets."""
 
 _PATIENCE_FOR_USAGES = 3.0
 """Seconds that a request, which waits to be made as another account, is held up to learn about the first."""
@@ -66,7 +69,9 @@ class AccountApi:
 
     async def refresh(self, name: str, *, seen: str | None = None) -> Token:
         """A token other than ``seen``; see :meth:`KimiFlow.refresh`."""
-        return await self._tokens.refreshed(await self._engine.snapshot(name), seen, None)
+        snapshot = await self._engine.snapshot(name)
+        self._met[name] = snapshot.account  # which may be another one by now
+        return await self._tokens.refreshed(snapshot, seen, None)
 
     def api_base(self, name: str) -> str | None:
         """The API that the account's tokens are for; ``None`` where it has none, or has not been met yet."""
@@ -126,17 +131,30 @@ class AccountApi:
         account = snapshot.account
         url = api_base_of(self._engine, account) + path
         token = await self._tokens.fresh(snapshot, None)
-        response = await self._exchange(account, url, token)
+        known = await self._secrets_of(snapshot)
+        response = await self._exchange(account, url, token, known)
         if response.status_code == httpx.codes.UNAUTHORIZED:
-            token = await self.refresh(account.name, seen=token.access_token)
-            response = await self._exchange(account, url, token)
+            now = await self._engine.snapshot(account.name)
+            if now.account.id != account.id:
+                raise renamed(account.name)
+            token = await self._tokens.refreshed(now, token.access_token, None)
+            known += await self._secrets_of(now)
+            response = await self._exchange(account, url, token, known)
+        known.append(Secret(token.access_token))
         body = response.content
-        found = struck_out(json_object(body), [Secret(token.access_token)]) if len(body) <= MAX_BODY else {}
+        found = struck_out(json_object(body), known) if len(body) <= _LONGEST_REPLY else {}
         if response.status_code == httpx.codes.OK and found:
             return found
-        raise _of_no_use(account, path, response.status_code, found, token)
+        raise _of_no_use(account, path, response.status_code, found, known)
 
-    async def _exchange(self, account: Account, url: str, token: Token) -> httpx.Response:
+    async def _secrets_of(self, snapshot: Snapshot) -> list[Secret]:
+        """What is not to be shown, whoever says it."""
+        if snapshot.grant is None:
+            return []
+        opened = (await self._engine.vault()).open_authorization(snapshot.grant)
+        return [secret for secret in (opened.access_token, opened.refresh_token) if secret is not None]
+
+    async def _exchange(self, account: Account, url: str, token: Token, known: Sequence[Secret]) -> httpx.Response:
         timeout = self._engine.settings.http_timeout
         device = identity_headers(identity.local(), account.device_id)
         (_, platform), (_, version), *_ = device
@@ -161,6 +179,7 @@ class AccountApi:
                     await response.aclose()
         except (TimeoutError, httpx.HTTPError, httpx.InvalidURL, OSError) as error:
             reason = f"no complete reply within {timeout:g} s" if isinstance(error, TimeoutError) else in_words(error)
+            reason = redacted(reason, known)
             raise ServerUnreachable(
                 f"the API of {account.name} could not be reached ({reason})",
                 hint="The sign-in is not touched by this. Try again later.",
@@ -184,11 +203,13 @@ def api_base_of(engine: Engine, account: Account) -> str:
     return provider.api_base
 
 
-def _of_no_use(account: Account, path: str, status: int, body: Mapping[str, Any], token: Token) -> RequestFailed:
+def _of_no_use(
+    account: Account, path: str, status: int, body: Mapping[str, Any], known: Sequence[Secret]
+) -> RequestFailed:
     error = body.get("error")
     said = words(first(error, "message", "type") if isinstance(error, dict) else first(body, "message", "detail"))
     meaning = " (no membership)" if status == httpx.codes.PAYMENT_REQUIRED else ""
-    said = f": {redacted(said, [Secret(token.access_token)])}" if said else ""
+    said = f": {redacted(said, known)}" if said else ""
     return RequestFailed(
         f"the API answered {status}{meaning} to {path} of {account.name}{said}",
         hint="The sign-in is not touched by this.",

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
 __all__ = ["in_words", "is_ours"]
 
 _ERRNO = re.compile(r"\[Errno (\d+)\]")
+_QUOTED = re.compile(r"[: (]*bytearray\(.*", re.DOTALL)
 _ADDRESS = re.compile(r"Connect call failed \('([^']+)', (\d+)")
 
 
@@ -40,7 +41,8 @@ def in_words(error: BaseException) -> str:
             where = _ADDRESS.search(text)
             host = None if where is None else f"[{where[1]}]" if ":" in where[1] else where[1]
             return _begun_small(os.strerror(number)) + (f" ({host}:{where[2]})" if where else "")
-    return " ".join(str(error).split()) or type(error).__name__
+    # What h11 could not read it quotes, and nobody knows what a server has put there.
+    return " ".join(_QUOTED.sub("", str(error)).split()) or type(error).__name__
 
 
 def is_ours(error: BaseException) -> bool:

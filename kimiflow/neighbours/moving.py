@@ -54,16 +54,25 @@ class Residents:
     by_name: dict[str, Snapshot]
     holders: dict[str, str]
     """Names of accounts by the ids of their authorizations."""
+    digests: dict[str, str]
+    """Names of accounts by the digests of the refresh tokens that they hold now."""
+    issuers: frozenset[str | None]
+    """The origins that went into these."""
 
     @classmethod
     def of(cls, snapshots: Iterable[Snapshot]) -> Residents:
         """From the store's snapshots."""
         by_name = {each.account.name: each for each in snapshots}
-        holders = {row.id: name for name, each in by_name.items() for row in each.authorizations}
-        return cls(by_name, holders)
+        rows = [(row, name) for name, each in by_name.items() for row in each.authorizations]
+        digests = {row.refresh_token_digest: name for row, name in rows if row.refresh_token_digest is not None}
+        issuers = frozenset(row.origin for row, _ in rows)
+        return cls(by_name, {row.id: name for row, name in rows}, digests, issuers)
 
     def holder(self, refresh_token: Secret) -> str | None:
-        """The account that took this very token in, now or once."""
+        """The account that has this very token, or took it in once."""
+        for issuer in self.issuers:
+            if (holder := self.digests.get(refresh_token.digest(issuer))) is not None:
+                return holder
         return self.holders.get(authorization_id_of(refresh_token))
 
     def free_name(self, credential: Credential, provider: str, taken: set[str]) -> str:

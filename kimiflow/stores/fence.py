@@ -98,11 +98,12 @@ def disowned(step: Step, holder: str) -> Step:
     A refresh token has one user. A grant that had another one keeps that: who gave out one token twice may still honour it.
     """
     before, after = step.claim.authorization, step.authorization
-    kept = before.refresh_token is not None
+    # Unless it is that very one: then it has had none of its own all along.
+    kept = before.refresh_token is not None and before.refresh_token_digest != after.refresh_token_digest
     after = after._replace(
-        refresh_token=before.refresh_token,
-        refresh_token_digest=before.refresh_token_digest,
-        refresh_token_expires_at=before.refresh_token_expires_at,
+        refresh_token=before.refresh_token if kept else None,
+        refresh_token_digest=before.refresh_token_digest if kept else None,
+        refresh_token_expires_at=before.refresh_token_expires_at if kept else None,
         next_attempt_at=after.next_attempt_at if kept else after.token_expires_at,
         error=SHARED,
         error_description=f"the server gave it the refresh token of {holder}, which {holder} keeps",

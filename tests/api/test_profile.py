@@ -9,6 +9,7 @@ import subprocess
 import sys
 from typing import TYPE_CHECKING, Any
 
+import httpx
 import pytest
 
 from kimiflow import InvalidSetting, KimiFlow, RequestFailed, ServerUnreachable, SignedOut, State
@@ -224,3 +225,23 @@ def test_the_line_that_the_sandbox_prints_is_enough(threaded: ThreadedSandbox, t
     assert (told["disabled"], told["label"], told["profile"]["region"]) == (False, None, "REGION_CN")
     away = ran("status", "--profile", KIMIFLOW_API_BASE="http://127.0.0.1:1/coding")
     assert (away.returncode, "(connection refused (127.0.0.1:1))" in away.stdout) == (5, True)
+
+
+async def test_a_name_that_comes_to_be_another_accounts_lends_no_token_to_its_api(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Somebody renames accounts between a token that is refused and the next one."""
+    sent: list[tuple[str, str]] = []
+
+    async def refusing(account: Any, url: str, token: Any, known: Any) -> httpx.Response:
+        del known
+        sent.append((account.id, token.device_id))
+        if len(sent) == 1:
+            await world.flow.accounts.rename("a", "old")
+            await world.flow.accounts.rename("b", "a")
+        return httpx.Response(401, request=httpx.Request("GET", url))
+
+    monkeypatch.setattr(world.flow._api, "_exchange", refusing)
+    with pytest.raises(RequestFailed, match="a is the name of another account by now"):
+        await world.flow._api._get((await world.flow._store.snapshots(["a"]))[0], "/v1/me")
+    assert len({device for _, device in sent}) == 1

@@ -571,6 +571,24 @@ class TestWhatAPersonIsShown:
         event = refreshed({**body, "message": "here you are: the-newest-access-token"}, 200)
         assert event == AttemptFailed("server_error", "here you are: [redacted]")
 
+    @pytest.mark.parametrize("wrapped", [False, True])
+    def test_wherever_it_stands_and_also_as_an_error_code(self, wrapped: bool) -> None:
+        given = {"refresh_token": "correct-horse-battery-staple"}
+        body = {"error": "correct-horse-battery-staple", **({"data": given} if wrapped else given)}
+        assert refreshed(body, 400) == AttemptFailed("[redacted]")
+        assert started({**body, "message": "correct-horse-battery"}, 400) == AttemptFailed("[redacted]", "[redacted]")
+
+    def test_what_looks_like_a_token_is_in_nothing_that_is_kept(self) -> None:
+        """Another one of the account may be, which this sign-in does not know."""
+        token = "rt-9Kd02Mfp3LsQ77vWcX1yTnB6hZ"
+        assert isinstance(started({**DEVICE_BODY, "user_code": token}), AttemptFailed)
+        issued = started({**DEVICE_BODY, "verification_uri_complete": f"https://x.example/?c={token}"})
+        assert isinstance(issued, DeviceCodeIssued)
+        assert issued.device_authorization.verification_uri_complete is None
+        event = refreshed({**TOKEN_BODY, "token_type": token, "scope": f"read {token}"})
+        assert isinstance(event, AccessTokenIssued)
+        assert (event.tokens.token_type, event.tokens.scope) == (None, None)
+
     @pytest.mark.parametrize("key", ["scope", "token_type"])
     @pytest.mark.parametrize("secret", ["the-new-access-token", "the-new-refresh-token", "the-refresh-token"])
     def test_what_is_kept_in_clear_holds_none(self, key: str, secret: str) -> None:

@@ -77,6 +77,20 @@ def test_without_take_over_the_source_is_left_alone_and_a_second_import_sends_no
     assert house.refreshes() == 1
 
 
+def test_a_token_that_an_account_holds_is_known_however_it_came_by_it(house: House) -> None:
+    """By a sign-in, or by a refresh: it has one user, and to verify the file would be a second use."""
+    house.sign_in("work")
+    house.good("refresh", "work")
+    (held,) = {entry.issued_refresh_token for entry in house.sandbox.log("refresh")}
+    path = house.cliproxyapi("kimi-other.json", refresh_token=held)
+    refreshes = house.refreshes()
+    done = house("import", path)
+    assert "work has it already" in done.out + done.err
+    assert house.refreshes() == refreshes
+    assert list(house.status()) == ["work"]
+    house.good("refresh", "work")
+
+
 def test_a_dry_run_writes_nothing(house: House) -> None:
     path = house.cliproxyapi("kimi-work.json")
     before = path.read_bytes()

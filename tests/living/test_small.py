@@ -163,6 +163,6 @@ class TestAVaultWhoseFileChanges:
         told = capsys.readouterr().err.splitlines()
         assert len(told) == 2, "once for each change"
         assert all('"event": "key_file_lost"' in line and "hunter2" not in line for line in told)
-        path.write_text(OTHER)
+        path.write_text(f"{OTHER.strip()}\n# replaced: {vault.key_id}\n")
         sealed = vault.seal(Secret("b"), "r", "c")
         assert load_vault(Settings(home=tmp_path), sealed).open(sealed, "r", "c").reveal() == "b"

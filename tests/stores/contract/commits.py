@@ -248,6 +248,16 @@ class SharedTokenContract:
         assert (after.refresh_token, after.refresh_token_digest) == (bob.refresh_token, "own")
         assert after.next_attempt_at == NOW + 605
 
+    async def test_who_has_had_the_same_one_all_along_has_none_then(self, store: Store) -> None:
+        """As after an import of an older kimiflow, which did not look."""
+        bob = granted("two", "bob", refresh_token_digest="same", next_attempt_at=NOW)
+        await issue(store, granted("one", "ann", refresh_token_digest="same", next_attempt_at=None), bob)
+        claim = await claim_one(store)
+        assert await store.commit([now_granted(claim, NOW + 5, refresh_token_digest="same")]) == [Outcome.SHARED]
+        after = (await store.snapshots(["bob"]))[0].grant
+        assert after is not None
+        assert (after.refresh_token, after.refresh_token_digest, after.error) == (None, None, SHARED)
+
     async def test_of_one_batch_the_first_has_it(self, store: Store) -> None:
         await issue(store, pending("one", "ann"), pending("two", "bob"), pending("three", "cleo"))
         claims = sorted(await store.claim_due("worker", NOW, TTL, 10), key=lambda claim: claim.account.name)
