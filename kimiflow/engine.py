@@ -131,6 +131,8 @@ class Engine:
         """Held while the vault or the scheduler is made: of each there is one, however many need it at once."""
         self._scheduler: Scheduler | None = None
         self._driving: asyncio.Task[None] | None = None
+        self._told = False
+        """Somebody has been told what ended the scheduler."""
         self._spill = Spill(settings.home, self.log)
         self._feed: asyncio.Task[None] | None = None
         self._started: set[asyncio.Task[Any]] = set()
@@ -186,25 +188,39 @@ class Engine:
         self.belonging.enter()
         self._feed = asyncio.create_task(self._follow_store(), name="kimiflow-feed")
 
-    async def close(self) -> None:
+    async def close(self, *, failing: bool = False) -> None:
         """Lets requests in flight land and be committed, then lets go of everything. Not cut short by a cancellation.
 
         Does nothing in a forked process: whatever there is to let go of is the parent's.
 
+        :param failing: something else is being raised already, which is not to be hidden by what ended the scheduler.
         :raises NotSaved: where something arrived that could be saved nowhere.
         :raises UsageError: where it was opened in another loop, which alone can close it.
+        :raises StoreReplaced: and whatever else ended the scheduler, unless somebody was told.
         """
         if self.belonging.left_behind:
             return
         self.belonging.leave()
         self._notify()
         await finish(self._close())
+        if not (failing or self._told):
+            self._tell_what_ended_the_scheduler()
+
+    def _tell_what_ended_the_scheduler(self) -> None:
+        failure = None
+        if self._driving is not None and self._driving.done() and not self._driving.cancelled():
+            failure = self._driving.exception()
+        if failure is not None:
+            self._told = True
+            raise failure
 
     async def _close(self) -> None:
         await outlast(*self._started)
         if self._scheduler is not None:
             self._scheduler.stop()
             await outlast(self._driving, *self._runs)
+            if self._driving is not None and not self._driving.cancelled():
+                self._driving.exception()  # looked at, so that asyncio does not report it as forgotten
         if self._feed is not None:
             self._feed.cancel()
             await outlast(self._feed)
@@ -283,9 +299,10 @@ class Engine:
             ends.append(asyncio.ensure_future(self._all_settled()))
         try:
             await asyncio.wait({*ends, self._driving}, return_when=asyncio.FIRST_COMPLETED)
-            for each in (*ends, self._driving):
-                if each.done():
-                    each.result()
+            for end in ends:
+                if end.done():
+                    end.result()
+            self._tell_what_ended_the_scheduler()
         finally:
             for end in ends:
                 end.cancel()
@@ -370,8 +387,7 @@ class Engine:
         :raises UsageError: where it was closed.
         """
         self.belonging.check()
-        if self._driving is not None and self._driving.done():
-            await self._driving
+        self._tell_what_ended_the_scheduler()
         left = 1.0 if deadline is None else min(1.0, deadline - self.clock.monotonic())
         if left <= 0:
             raise StillPending("time was up")

@@ -120,7 +120,7 @@ class KimiFlow:
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        await self._engine.close()
+        await self._engine.close(failing=error is not None)
 
     # Signing in
 

@@ -185,7 +185,8 @@ class Scheduler:
                 try:
                     self._planned = await self._round()
                     pause, surprises = _FIRST_PAUSE, 0
-                except StoreReplaced:
+                except StoreReplaced as error:
+                    self._log.error("store_replaced", reason=error.message)
                     raise
                 except StoreUnavailable as error:
                     self._log.warning("store_unavailable", retry_in=pause, reason=error.message)

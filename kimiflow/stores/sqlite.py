@@ -57,6 +57,8 @@ _SHORTEST_LOG: Final = 64
 _READER: Final = ("PRAGMA query_only = ON",)
 _READERS: Final = 4
 _PAUSE: Final = 0.02
+_BESIDE: Final = {"-wal": "'s log", "-shm": "'s index of the log"}
+"""Files of every database that is open, by how their names end; in the second one processes lock each other out."""
 _HEADER: Final = 100
 """Bytes that every database begins with."""
 
@@ -84,7 +86,7 @@ class SqliteBackend(Backend):
         self._watch: asyncio.Task[aiosqlite.Connection] | None = None
         self._stamps: sqlite3.Connection | None = None
         self._files: dict[Path, tuple[int, int]] = {}
-        """The database and its log as they are open here: device and inode of each."""
+        """The database and what is beside it, as they are open here: device and inode of each."""
 
     def _engine(self, pragmas: Sequence[str], *, connections: int) -> AsyncEngine:
         engine = create_async_engine(
@@ -235,8 +237,8 @@ class SqliteBackend(Backend):
         The connection of :meth:`stamp` stays for as long as this is, and while there is one the log stays the same file.
         """
         self._stamp()
-        log = self.path.with_name(f"{self.path.name}-wal")
-        self._files = {path: _file_at(path) for path in (self.path, log) if path.exists()}
+        beside = [self.path.with_name(self.path.name + suffix) for suffix in _BESIDE]
+        self._files = {path: _file_at(path) for path in (self.path, *beside) if path.exists()}
 
     def check_in_place(self) -> None:
         """Compares what is at the paths: two looks at a folder that is in memory anyway.
@@ -257,7 +259,7 @@ class SqliteBackend(Backend):
                 raise self._replaced(path, "was cut short")
 
     def _replaced(self, path: Path, what: str) -> StoreReplaced:
-        part = "" if path == self.path else "'s log"
+        part = _BESIDE.get(path.name.removeprefix(self.path.name), "")
         return StoreReplaced(
             f"{self.where}{part} {what} since it was opened",
             hint="Nothing new is begun; what had arrived is kept. Put the right file in its place, then start again.",

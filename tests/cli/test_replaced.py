@@ -37,6 +37,10 @@ def without_its_log(home: Path) -> None:
     (home / "kimiflow.db-wal").unlink()
 
 
+def without_its_index(home: Path) -> None:
+    (home / "kimiflow.db-shm").unlink()
+
+
 def moved(home: Path) -> None:
     home.rename(home.with_name("elsewhere"))
 
@@ -48,6 +52,7 @@ def moved(home: Path) -> None:
         (removed, "kimiflow.db was moved or removed"),
         (cut_short, "kimiflow.db was cut short"),
         (without_its_log, "kimiflow.db's log was moved or removed"),
+        (without_its_index, "kimiflow.db's index of the log was moved or removed"),
         (moved, "kimiflow.db was moved or removed"),
     ],
 )
@@ -81,6 +86,18 @@ def test_replies_that_were_on_their_way_are_in_the_file_at_the_path_in_the_end(
     assert all_kept(granted, sandbox)
     assert {each["state"] for each in granted.status().values()} == {"granted"}
     assert not list(home.glob("unsaved-*.json"))
+
+
+@pytest.mark.parametrize("meddle", [by_a_copy, without_its_log, without_its_index])
+def test_the_same_without_a_worker(granted: Cli, sandbox: ThreadedSandbox, meddle: Callable[[Path], None]) -> None:
+    sandbox.inject("late/1.5:refresh")
+    asked = granted.start("refresh", "--all")
+    until(lambda: all_at_the_server(sandbox))
+    meddle(Path(granted.environment["KIMIFLOW_HOME"]))
+    assert asked.end(60.0) == 1
+    assert "unsaved_not_written" not in asked.stderr
+    assert "Traceback" not in asked.stderr
+    assert all_kept(granted, sandbox)
 
 
 def test_a_home_that_is_moved_away_and_back_has_lost_nothing(granted: Cli, sandbox: ThreadedSandbox) -> None:

@@ -77,7 +77,8 @@ class Hosts(httpx.AsyncBaseTransport):
         if request.url.path.endswith("device_authorization"):
             return httpx.Response(200, json=CODE)
         if b"grant_type=refresh_token" in await request.aread():
-            return httpx.Response(200, json={"access_token": "a", "refresh_token": "r", "expires_in": 900})
+            token = f"r-{sum(self.sent.values())}-{host}"
+            return httpx.Response(200, json={"access_token": "a", "refresh_token": token, "expires_in": 900})
         return httpx.Response(400, json={"error": "authorization_pending"})
 
 
@@ -112,12 +113,17 @@ class Bench:
 
     async def grant(self, count: int, provider: str = "kimi", first: int = 0) -> None:
         """Accounts that are signed in already, and due for a refresh."""
-        tokens = TokenSet(Secret("a"), Secret("r"), None, None, 900.0)
         await self._begin(
             count,
             provider,
             first,
-            lambda row, account, now: advance.adopt(row, account, tokens, now, origin=BUILT_IN[provider].origin),
+            lambda row, account, now: advance.adopt(
+                row,
+                account,
+                TokenSet(Secret("a"), Secret(f"r-{account}"), None, None, 900.0),
+                now,
+                origin=BUILT_IN[provider].origin,
+            ),
         )
 
     async def _begin(self, count: int, provider: str, first: int, make: Callable[[str, str, float], Any]) -> None:

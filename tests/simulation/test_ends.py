@@ -39,7 +39,8 @@ def test_every_reply_is_saved_whatever_ends_the_process(first: int) -> None:
 
 
 def _closes_under_its_own_requests(patch: pytest.MonkeyPatch) -> None:
-    async def close(self: engine.Engine) -> None:
+    async def close(self: engine.Engine, *, failing: bool = False) -> None:
+        del failing
         self.belonging.leave()
         self._notify()
         if self._feed is not None:
