@@ -10,10 +10,17 @@ from pathlib import Path
 import pytest
 
 from kimiflow.sandbox.threads import ThreadedSandbox
-from tests.cli.processes import Cli, until
+from tests.cli.processes import Cli, Process, until
 from tests.cli.test_ends import NAMES, all_at_the_server, all_kept, granted
 
 __all__ = ["granted"]
+
+
+def at_work(cli: Cli) -> Process:
+    """A worker that has its key, and has reported itself."""
+    worker = cli.start("run")
+    until(lambda: bool(cli.json("status", "--workers")))
+    return worker
 
 
 def by_a_copy(home: Path) -> None:
@@ -59,8 +66,7 @@ def moved(home: Path) -> None:
 def test_a_worker_with_nothing_to_do_ends_at_once(
     granted: Cli, sandbox: ThreadedSandbox, meddle: Callable[[Path], None], said: str
 ) -> None:
-    worker = granted.start("run")
-    worker.wait_for("Driving every account")
+    worker = at_work(granted)
     asked = len(sandbox.log())
     meddle(Path(granted.environment["KIMIFLOW_HOME"]))
     assert worker.end() == 1
@@ -73,8 +79,7 @@ def test_replies_that_were_on_their_way_are_in_the_file_at_the_path_in_the_end(
     granted: Cli, sandbox: ThreadedSandbox
 ) -> None:
     home = Path(granted.environment["KIMIFLOW_HOME"])
-    worker = granted.start("run")
-    worker.wait_for("Driving every account")
+    worker = at_work(granted)
     sandbox.inject("late/1.5:refresh")
     asked = granted.start("refresh", "--all")
     until(lambda: all_at_the_server(sandbox))
@@ -102,8 +107,7 @@ def test_the_same_without_a_worker(granted: Cli, sandbox: ThreadedSandbox, meddl
 
 def test_a_home_that_is_moved_away_and_back_has_lost_nothing(granted: Cli, sandbox: ThreadedSandbox) -> None:
     home = Path(granted.environment["KIMIFLOW_HOME"])
-    worker = granted.start("run")
-    worker.wait_for("Driving every account")
+    worker = at_work(granted)
     sandbox.inject("late/1.5:refresh")
     asked = granted.start("refresh", "--all")
     until(lambda: all_at_the_server(sandbox))
