@@ -66,7 +66,10 @@ class KimiFlow:
     cancellation, and where it is cancelled again meanwhile. Leaving it raises :class:`~kimiflow.errors.NotSaved` where
     something arrived that could be saved neither in the store nor in the home.
 
-    All methods raise :class:`~kimiflow.errors.StoreUnavailable` where the database is away.
+    All methods raise :class:`~kimiflow.errors.StoreUnavailable` where the database is away. They, and what is made by
+    them, raise :class:`~kimiflow.errors.UsageError` where it is not open; in another event loop than the one that it was
+    entered in; in a forked process, in which to leave it does nothing; and, before anything is done, for a value that
+    cannot be meant.
     """
 
     def __init__(
