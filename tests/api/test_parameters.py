@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import asyncio
 import inspect
+import threading
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -42,6 +44,13 @@ BY_NAMES: dict[str, Any] = {
 }
 OTHERS: dict[str, tuple[Any, list[Any]]] = {
     "token's timeout": (lambda flow, value: flow.token("a", timeout=value), NO_SECONDS),
+    "login's timeout": (lambda flow, value: flow.login("z", timeout=value), NO_SECONDS),
+    "wait's timeout": (lambda flow, value: flow.wait("a", timeout=value), NO_SECONDS),
+    "follow's timeout": (lambda flow, value: flow.follow(["a"], timeout=value), NO_SECONDS),
+    "follow's drive": (lambda flow, value: flow.follow(["a"], drive=value), ["no", 1, None]),
+    "begin's provider": (lambda flow, value: flow.begin(["z"], provider=value), [b"kimi", 7, ""]),
+    "begin's proxy": (lambda flow, value: flow.begin(["z"], proxy=value), [b"http://x", 7, ""]),
+    "sign_out's forget": (lambda flow, value: flow.sign_out(["a"], forget=value), ["no", 1, None]),
     "refresh's timeout": (lambda flow, value: flow.refresh("a", timeout=value), NO_SECONDS),
     "refresh's seen": (lambda flow, value: flow.refresh("a", seen=value), [b"x", 7, object(), ""]),
     "login's force": (lambda flow, value: flow.login("a", force=value), ["no", 1, None]),
@@ -50,7 +59,7 @@ OTHERS: dict[str, tuple[Any, list[Any]]] = {
     "logout's forget": (lambda flow, value: flow.logout(["a"], forget=value), ["no", 1, None]),
     "logout's revoke": (lambda flow, value: flow.logout(["a"], revoke=value), ["no", 1, None]),
     "events' after": (lambda flow, value: flow.events(after=value), ["1", -1, object(), True]),
-    "run's stop": (lambda flow, value: flow.run(stop=value), [object(), 7, True]),
+    "run's stop": (lambda flow, value: flow.run(stop=value), [object(), 7, True, threading.Event()]),
     "run's until_settled": (lambda flow, value: flow.run(until_settled=value), ["yes", 1, None]),
     "pool's strategy": (lambda flow, value: flow.pool(["a"], strategy=value), [None, 7, "fastest"]),
     "auth's origins": (lambda flow, value: flow.auth("a", origins=value), [None, 7, b"x", "https://x", [None], ["x"]]),
@@ -94,10 +103,11 @@ async def test_no_names(world: World, method: str) -> None:
 @pytest.mark.parametrize("parameter", OTHERS)
 async def test_no_such_value(world: World, parameter: str) -> None:
     act, values = OTHERS[parameter]
-    refreshes = len(world.sandbox.log("refresh"))
+    requests, before = len(world.sandbox.log()), await world.flow._store.snapshots()
     for value in values:
         await refused(act, world.flow, value)
-    assert len(world.sandbox.log("refresh")) == refreshes
+    assert len(world.sandbox.log()) == requests
+    assert await world.flow._store.snapshots() == before
 
 
 @pytest.mark.parametrize("method", [*BY_NAME, *BY_NAMES])
@@ -110,6 +120,20 @@ def test_the_synchronous_one_says_the_same(flow: sync.KimiFlow, method: str) -> 
             result = act(flow, value)
             if inspect.isgenerator(result):
                 list(result)
+
+
+def test_an_event_of_a_loop_is_none_of_threads(flow: sync.KimiFlow) -> None:
+    with pytest.raises(UsageError, match="stop"):
+        flow.run(stop=asyncio.Event())  # type: ignore[arg-type]
+
+
+async def test_what_is_shown_of_a_wrong_value_is_no_secret(world: World) -> None:
+    token = (await world.flow.token("a")).access_token
+    for wrong in (token.encode(), [token], {token: 1}, (token,)):
+        for act in (world.flow.token, lambda value: world.flow.refresh("a", seen=value)):
+            with pytest.raises(UsageError) as caught:
+                await act(wrong)  # type: ignore[operator]
+            assert token not in str(caught.value)
 
 
 @pytest.mark.parametrize("kind", [KimiFlow, sync.KimiFlow])
