@@ -110,14 +110,14 @@ def run_until_stopped(body: Callable[[KimiFlow, asyncio.Event], Awaitable[int]],
 
 async def _entered(stack: AsyncExitStack, settings: Settings, stop: asyncio.Event) -> KimiFlow | None:
     """A flow whose store is open, however long that takes; ``None`` where ``stop`` came first."""
-    pause, told = _FIRST_PAUSE, ""
+    pause, told = _FIRST_PAUSE, False
     while not stop.is_set():
         try:
             return await stack.enter_async_context(KimiFlow.open(settings))
         except StoreUnavailable as error:
             get_logger().warning("store_unavailable", retry_in=pause, reason=error.message)
-            if settings.log_format != "json" and error.message != told:
-                told = error.message
+            if settings.log_format != "json" and not told:  # the rest is in the log
+                told = True
                 say(f"{error.message}. {error.hint}\nThis waits until it is there; Ctrl-C stops it.")
         with suppress(TimeoutError):
             async with asyncio.timeout(pause):

@@ -285,14 +285,14 @@ def test_a_link_that_leads_out_of_a_folder_is_not_taken_in(house: House, way: st
     """Nor is what it leads to blanked, or anything written beside it."""
     theirs = house.kimi_cli("theirs")
     before = theirs.read_bytes()
-    folder = house.root / "shared"
+    folder = house.root / "common"
     folder.mkdir()
     if way == "a file":
         (folder / "kimi-mine.json").symlink_to(theirs)
     else:
         (folder / "credentials").symlink_to(theirs.parent)
     (folder / "stranger.json").symlink_to(house.write("stranger/x.json", "{}"))
-    house.cliproxyapi("../shared/kimi-own.json")
+    house.cliproxyapi("../common/kimi-own.json")
     done = house("import", folder, "--take-over", "--json")
     assert done.code == 1
     fates = {each["outcome"]: each for each in json.loads(done.out)}

@@ -221,7 +221,7 @@ class TestWhileWorkersRun:
         for wrong in ("AAECAwQFBgcICQoLDA0ODxAREhMUFRYXGBkaGxwdHh8=\n", "no key at all\n"):
             key_file().write_text(wrong)
             refreshes = house.refreshes()
-            until(lambda before=refreshes: house.refreshes() > before + 2 * len(names))
+            until(lambda before=refreshes: house.refreshes() > before + 2 * len(names), 60.0)
             key_file().write_text(right)
             assert house.good("key", "check", "--json").json["sealed"].keys() == {key_id}
         worker.signal(signal.SIGTERM)
