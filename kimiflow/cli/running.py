@@ -220,7 +220,7 @@ class Ending:
                 say(f"Ended without the replies for {_some(in_doubt, most=100)}: these accounts are in doubt.")
                 say("See what became of them with: kimiflow refresh NAME; who is expired then, signs in anew.")
             else:
-                say("Ended at once; nothing was in flight.")
+                say("Ended at once; no reply was awaited that could hold a token.")
         for stream in (sys.stdout, sys.stderr):
             with suppress(OSError, ValueError, AttributeError):
                 stream.flush()
