@@ -129,6 +129,8 @@ class Scheduler:
         """Set at each claim that is done with."""
         self._leaving = asyncio.Event()
         """Set, and replaced, when accounts have left the scope, so that nothing of theirs waits any longer."""
+        self._patience = limits.patience
+        """Seconds that a store which is away is waited for at the end."""
         self._stopped = False
         self._wake = asyncio.Event()
         self._look = False
@@ -187,6 +189,7 @@ class Scheduler:
                     pause, surprises = _FIRST_PAUSE, 0
                 except StoreReplaced as error:
                     self._log.error("store_replaced", reason=error.message)
+                    self._patience = 0.0  # it does not come back
                     raise
                 except StoreUnavailable as error:
                     self._log.warning("store_unavailable", retry_in=pause, reason=error.message)
@@ -211,7 +214,7 @@ class Scheduler:
         leaving, self._leaving = self._leaving, asyncio.Event()
         leaving.set()
         while any(not self._is_wanted(work) for work in self._open):
-            if self._committer.away_for() > self._limits.patience and not self._lanes.tasks:
+            if self._committer.away_for() > self._patience and not self._lanes.tasks:
                 return
             self._landed.clear()
             with suppress(TimeoutError):
