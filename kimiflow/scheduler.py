@@ -195,10 +195,16 @@ class Scheduler:
                     self._log.warning("store_unavailable", retry_in=pause, reason=error.message)
                     self._planned = self._clock.now() + pause
                     pause = min(pause * 2, _LONGEST_PAUSE)
-                except Exception as error:
+                except (Exception, asyncio.CancelledError) as error:
+                    if isinstance(error, asyncio.CancelledError) and _is_cancelled():
+                        raise
                     surprises += 1
                     self._log.error("round_failed", in_a_row=surprises, exc_info=error)
                     if surprises == _TOO_MANY_SURPRISES:
+                        if isinstance(error, asyncio.CancelledError):
+                            # As it is, it would look as if somebody had asked for the end.
+                            msg = "what the store was asked was cancelled, and by nobody here"
+                            raise RuntimeError(msg) from error
                         raise
                     self._planned = self._clock.now() + _AFTER_A_SURPRISE
                 await self._sleep()
@@ -499,3 +505,9 @@ class Scheduler:
                 log = self._log.info
             state = None if step.to_state is None else step.to_state.value
             log(step.event, account=work.claim.account.name, state=state, detail=step.detail)
+
+
+def _is_cancelled() -> bool:
+    """Whether somebody has asked the task at hand to end."""
+    task = asyncio.current_task()
+    return task is not None and task.cancelling() > 0

@@ -253,7 +253,7 @@ def _read_toml(path: Path) -> dict[str, Any]:
         return tomllib.loads(read_regular(path).decode())
     except FileNotFoundError:
         return {}
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError, RecursionError) as error:
         raise InvalidSetting(f"{path} is not TOML: {error}", hint="Correct the file, or move it away.") from None
     except OSError as error:
         raise InvalidSetting(f"{path} cannot be read: {error.strerror}") from None

@@ -276,8 +276,9 @@ class KeptFolder:
                 f"the folder {self.path} is kept in sync, as {form}, for the kimiflow in {owner}",
                 hint=f"Choose another folder; or, where that one is no more, remove what it wrote, and {_LIST}.",
             )
-        # A list that somebody else wrote must not lead out of the folder.
-        return {each for each in files if each.parts and all(map(is_plain, each.parts))}
+        # A list that somebody else wrote must not lead out of the folder, nor have its keeper's own files removed.
+        own = {PurePosixPath(_LIST), PurePosixPath(_LOCK)}
+        return {each for each in files if each.parts and all(map(is_plain, each.parts))} - own
 
 
 def _reason(error: Exception) -> str:

@@ -62,16 +62,23 @@ class Reserve:
             self._grow(wanted)
         return most if self._in_vain else self._steps
 
-    def release(self) -> None:
-        """Gives it all up, for whoever is about to write."""
+    def release(self) -> int:
+        """Gives it all up, for whoever is about to write; returns for how many steps it was."""
+        steps, self._steps = self._steps, 0
         if not self._descriptors:
-            return
-        self._steps = 0
+            return 0
         with suppress(OSError):
             os.ftruncate(self._descriptors[0], 0)
         self._path.unlink(missing_ok=True)
         while self._descriptors:
             os.close(self._descriptors.pop())
+        return steps
+
+    def take_back(self, steps: int) -> None:
+        """Holds room for so many steps again, or for as many as there is room for now."""
+        while steps and not self._steps and not self._in_vain:
+            self._grow(steps)
+            steps //= 2
 
     def _grow(self, steps: int) -> None:
         try:

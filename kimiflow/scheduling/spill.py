@@ -62,11 +62,13 @@ class Spill:
             return True
         try:
             if steps:
-                self._reserve.release()
+                given_up = self._reserve.release()
                 self._path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
                 held = _write(self._path, json.dumps([_to_json(step) for step in steps]))
                 self._let_go()
                 self._held = held
+                # For the replies that are still on their way.
+                self._reserve.take_back(given_up)
             else:
                 remove_file(self._path)
                 self._let_go()
@@ -115,7 +117,7 @@ async def recover(folder: Path, store: Store, log: FilteringBoundLogger) -> int:
                 remove_file(path)
         except FileNotFoundError:
             continue
-        except (OSError, ValueError, KeyError, TypeError) as error:
+        except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
             reason = error.strerror if isinstance(error, Irregular) else str(error)
             log.error("unsaved_not_readable", file=str(path), reason=reason)  # noqa: TRY400 - the reason is enough
             continue

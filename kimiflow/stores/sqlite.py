@@ -237,7 +237,9 @@ class SqliteBackend(Backend):
         The connection of :meth:`stamp` stays for as long as this is, and while there is one the log stays the same file.
         """
         self._stamp()
-        beside = [self.path.with_name(self.path.name + suffix) for suffix in _BESIDE]
+        # SQLite puts them beside the file itself, also where the path is a link to it.
+        real = self.path.resolve()
+        beside = [real.with_name(real.name + suffix) for suffix in _BESIDE]
         self._files = {path: _file_at(path) for path in (self.path, *beside) if path.exists()}
 
     def check_in_place(self) -> None:
@@ -259,7 +261,7 @@ class SqliteBackend(Backend):
                 raise self._replaced(path, "was cut short")
 
     def _replaced(self, path: Path, what: str) -> StoreReplaced:
-        part = _BESIDE.get(path.name.removeprefix(self.path.name), "")
+        part = next((words for suffix, words in _BESIDE.items() if path.name.endswith(suffix)), "")
         return StoreReplaced(
             f"{self.where}{part} {what} since it was opened",
             hint="Nothing new is begun; what had arrived is kept. Put the right file in its place, then start again.",

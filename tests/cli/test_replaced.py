@@ -93,6 +93,20 @@ def test_replies_that_were_on_their_way_are_in_the_file_at_the_path_in_the_end(
     assert not list(home.glob("unsaved-*.json"))
 
 
+@pytest.mark.parametrize("meddle", [without_its_log, without_its_index])
+def test_behind_a_link_too(granted: Cli, tmp_path: Path, meddle: Callable[[Path], None]) -> None:
+    home = Path(granted.environment["KIMIFLOW_HOME"])
+    elsewhere = tmp_path / "elsewhere"
+    elsewhere.mkdir()
+    for file in home.glob("kimiflow.db*"):
+        file.rename(elsewhere / file.name)
+    (home / "kimiflow.db").symlink_to(elsewhere / "kimiflow.db")
+    worker = at_work(granted)
+    meddle(elsewhere)
+    assert worker.end() == 1
+    assert "was moved or removed" in worker.stderr
+
+
 @pytest.mark.parametrize("meddle", [by_a_copy, without_its_log, without_its_index])
 def test_the_same_without_a_worker(granted: Cli, sandbox: ThreadedSandbox, meddle: Callable[[Path], None]) -> None:
     sandbox.inject("late/1.5:refresh")

@@ -357,6 +357,18 @@ class TestWhatNobodyHasThoughtOf:
         assert "Traceback" in failures[0].getMessage()
         assert "hunter2" not in caplog.text
 
+    def test_a_cancellation_that_nobody_asked_for_is_one_of_them(self) -> None:
+        async def story(bench: Bench) -> None:
+            async def cancelled(*_: Any, **__: Any) -> Any:
+                raise asyncio.CancelledError
+
+            bench.store.claim_due = cancelled  # type: ignore[method-assign]
+            bench.scheduler.wake()
+            await asyncio.sleep(60.0)
+
+        with pytest.raises(RuntimeError, match="cancelled, and by nobody here"):
+            driven(story)
+
     def test_three_in_a_row_end_the_worker_with_what_was_in_flight_committed(self) -> None:
         async def story(bench: Bench) -> None:
             bench.hosts.take[KIMI] = 5.0

@@ -13,6 +13,7 @@ import pytest
 from kimiflow.files import Folder, Irregular, is_plain, write_file
 from kimiflow.formats import find_format
 from kimiflow.formats.folder import KeptFolder, Wanted
+from tests.cli.processes import until
 from tests.formats.house import House, loaded
 
 SECRET = '{"type": "kimi", "access_token": "mine", "refresh_token": ""}'
@@ -339,3 +340,18 @@ def test_a_link_that_was_named_is_replaced_where_it_leads(tmp_path: Path, outsid
     write_file(tmp_path / "key", b"1")
     assert (tmp_path / "key").is_symlink()
     assert content(outside) == {"mine.json": "1"}
+
+
+def test_a_list_cannot_have_its_keepers_lock_removed(house: House, tmp_path: Path) -> None:
+    """Two keepers of one folder would undo each other's files."""
+    folder = tmp_path / "synced"
+    folder.mkdir()
+    owner = str(tmp_path / "home")
+    files = [".kimiflow-sync.lock", ".kimiflow-sync"]
+    (folder / ".kimiflow-sync").write_text(json.dumps({"format": "json", "owner": owner, "files": files}))
+    house.sign_in("work")
+    worker = house.cli.start("run", "--sync", f"json:{folder}")
+    until((folder / "work.json").exists)
+    assert (folder / ".kimiflow-sync.lock").exists()
+    worker.signal(15)
+    assert worker.end() == 0

@@ -343,7 +343,7 @@ def test_a_key_that_becomes_a_pipe_stops_no_worker(house: House, tmp_path: Path)
     house.sign_in("work")
     key, kept = tmp_path / "home/key", tmp_path / "home/kept"
     worker = house.cli.start("run")
-    worker.wait_for("Driving every account")
+    until(lambda: bool(house.cli.json("status", "--workers")))  # it has the key by then
     key.rename(kept)
     pipe(key)
     until(lambda: house.refreshes() >= 1)

@@ -217,7 +217,7 @@ class TestWhileWorkersRun:
         right = key_file().read_text()
         (key_id,) = key_ids()
         worker = house.cli.start("run")
-        worker.wait_for("Driving every account")
+        until(lambda: bool(house.cli.json("status", "--workers")))  # it has the key by then
         for wrong in ("AAECAwQFBgcICQoLDA0ODxAREhMUFRYXGBkaGxwdHh8=\n", "no key at all\n"):
             key_file().write_text(wrong)
             refreshes = house.refreshes()

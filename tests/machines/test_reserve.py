@@ -60,6 +60,28 @@ def test_a_disk_without_room_gives_what_it_has(held: Reserve, tmp_path: Path, mo
     assert list((tmp_path / "home").iterdir()) == []
 
 
+def test_what_was_given_up_for_one_reply_is_taken_back_for_the_next(
+    held: Reserve, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    held.room(100, MOST)
+    given_up = held.release()
+    assert given_up == 512
+    held.take_back(given_up)
+    assert held.room(0, MOST) == 512
+    given_up = held.release()
+    real = os.posix_fallocate
+
+    def allocate(descriptor: int, start: int, length: int) -> None:
+        if start + length > 200 * STEP:
+            raise OSError(errno.ENOSPC, "No space left on device")
+        real(descriptor, start, length)
+
+    monkeypatch.setattr(os, "posix_fallocate", allocate)
+    held.take_back(given_up)
+    assert held.room(0, MOST) == 128, "or as much of it as there is"
+    assert size(tmp_path / "home") >= 128 * STEP
+
+
 def test_a_home_that_cannot_be_written_holds_nobody_up(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     (tmp_path / "file").touch()
     held = Reserve(tmp_path / "file" / "home", get_logger(), _lock)
