@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, Final, cast
 
 import structlog
 
-from kimiflow.redaction import without_tokens
+from kimiflow.redaction import REDACTED, without_tokens
 from kimiflow.secret import Secret
 
 if TYPE_CHECKING:
@@ -23,8 +23,6 @@ if TYPE_CHECKING:
     from structlog.typing import FilteringBoundLogger
 
 __all__ = ["configure", "get_logger", "redact"]
-
-_MASK: Final = "[redacted]"
 
 _TELLING_KEY: Final = re.compile(
     r"token$|secret|password|passwd|device_code|authorization$|api_key|^key$|cookie|credential", re.IGNORECASE
@@ -41,18 +39,18 @@ _TELLING_VALUE: Final = re.compile(
 
 
 def _struck_out(match: re.Match[str]) -> str:
-    return next((g for g in match.groups() if g is not None), "") + _MASK
+    return next((g for g in match.groups() if g is not None), "") + REDACTED
 
 
 def _clean(value: object) -> object:
     if isinstance(value, Secret):
-        return _MASK
+        return REDACTED
     if isinstance(value, bytes):
         value = value.decode("utf-8", "backslashreplace")
     if isinstance(value, str):
         return _TELLING_VALUE.sub(_struck_out, value)
     if isinstance(value, dict):
-        return {k: _MASK if _tells(k, v) else _clean(v) for k, v in value.items()}
+        return {k: REDACTED if _tells(k, v) else _clean(v) for k, v in value.items()}
     if isinstance(value, (list, tuple, set, frozenset)):
         return [_clean(item) for item in value]
     if isinstance(value, BaseException):
@@ -70,7 +68,7 @@ def redact(_logger: object, _method: str, event: MutableMapping[str, Any]) -> Mu
     The last line of defence: nothing in kimiflow logs a secret on purpose.
     """
     for key, value in event.items():
-        event[key] = _MASK if _tells(key, value) else _clean(value)
+        event[key] = REDACTED if _tells(key, value) else _clean(value)
     if isinstance(trace := event.get("exception"), str):
         # Words of somebody else, and of whom, nobody knows.
         event["exception"] = without_tokens(trace)

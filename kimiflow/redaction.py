@@ -108,7 +108,7 @@ def holds(text: str, secrets: Iterable[Secret]) -> bool:
     """Whether ``text`` holds one of ``secrets``, or a piece of one, in whatever encoding."""
     known = [secret.reveal() for secret in secrets]
     # No encoding makes a piece shorter, and so most scopes and token types need no further look.
-    if len(text) < min(PIECE, *map(len, known), PIECE):
+    if len(text) < min([PIECE, *map(len, known)]):
         return False
     return _holds_also_broken(text, _known(known))
 

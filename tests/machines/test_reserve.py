@@ -28,6 +28,18 @@ def size(home: Path) -> int:
     return sum(file.stat().st_blocks * 512 for file in home.glob("reserve-*"))
 
 
+def room_on_disk(patch: pytest.MonkeyPatch, most: int) -> None:
+    """From now on no file grows beyond ``most`` bytes."""
+    real = os.posix_fallocate
+
+    def allocate(descriptor: int, start: int, length: int) -> None:
+        if start + length > most:
+            raise OSError(errno.ENOSPC, "No space left on device")
+        real(descriptor, start, length)
+
+    patch.setattr(os, "posix_fallocate", allocate)
+
+
 def test_it_grows_with_what_is_under_way_and_is_really_there(held: Reserve, tmp_path: Path) -> None:
     home = tmp_path / "home"
     assert held.room(0, MOST) == 64
@@ -43,14 +55,7 @@ def test_it_grows_with_what_is_under_way_and_is_really_there(held: Reserve, tmp_
 
 
 def test_a_disk_without_room_gives_what_it_has(held: Reserve, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    real = os.posix_fallocate
-
-    def allocate(descriptor: int, start: int, length: int) -> None:
-        if start + length > 200 * STEP:
-            raise OSError(errno.ENOSPC, "No space left on device")
-        real(descriptor, start, length)
-
-    monkeypatch.setattr(os, "posix_fallocate", allocate)
+    room_on_disk(monkeypatch, 200 * STEP)
     assert held.room(0, MOST) == 64
     assert held.room(100, MOST) == 64
     assert held.room(30, MOST) == 128
@@ -69,14 +74,7 @@ def test_what_was_given_up_for_one_reply_is_taken_back_for_the_next(
     held.take_back(given_up)
     assert held.room(0, MOST) == 512
     given_up = held.release()
-    real = os.posix_fallocate
-
-    def allocate(descriptor: int, start: int, length: int) -> None:
-        if start + length > 200 * STEP:
-            raise OSError(errno.ENOSPC, "No space left on device")
-        real(descriptor, start, length)
-
-    monkeypatch.setattr(os, "posix_fallocate", allocate)
+    room_on_disk(monkeypatch, 200 * STEP)
     held.take_back(given_up)
     assert held.room(0, MOST) == 128, "or as much of it as there is"
     assert size(tmp_path / "home") >= 128 * STEP
